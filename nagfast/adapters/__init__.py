@@ -1,0 +1,1 @@
+"""Drop-in scorers for other pipelines, one thin file per host."""

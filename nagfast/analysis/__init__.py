@@ -1,0 +1,1 @@
+"""What the NAGs say: deactivation keys, t-SNE, explanations, the report."""

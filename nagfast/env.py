@@ -1,0 +1,98 @@
+"""What this machine is: versions, commit, processor features, devices."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "triton", "numpy", "pyarrow", "duckdb", "tokenizers", "faiss-cpu", "datasketch")
+
+
+def version(package: str) -> str | None:
+    """Installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of nagfast and of the packages it builds on, those that are installed."""
+    found = {name: version(name) for name in ("nagfast", *PACKAGES)}
+    return {name: value for name, value in found.items() if value} | {"python": platform.python_version()}
+
+
+def core_versions() -> dict[str, str]:
+    """The versions that can change a number: recorded with every NAG."""
+    return {k: v for k, v in versions().items() if k in {"nagfast", "torch", "transformers", "tokenizers", "triton"}}
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Commit of the checkout nagfast runs from, and whether tracked files differ from it."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Processor features as Linux names them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return next((frozenset(line.split(":", 1)[1].split()) for line in lines if line.startswith(("flags", "Features"))), frozenset())
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def has_bfloat16_matrix() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AVX-512 BF16, AMX or Arm BF16)."""
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """Hardware and software in one record, as benchmark results and `nagfast doctor` print it."""
+    record: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "cores": cpu_count(),
+        "platform": platform.platform(),
+        "versions": versions(),
+        **git_state(),
+    }
+    if version("torch"):
+        import torch
+
+        if torch.cuda.is_available():
+            record["gpu"] = torch.cuda.get_device_name()
+    return record
