@@ -1,0 +1,243 @@
+"""The one place that checks arguments and picks a backend for the hot operations.
+
+Backends: "reference" (plain numpy and torch, the ground truth), "cpp" (the extension nagfast._C, any x86-64 or Arm
+CPU, instruction set chosen at run time). "auto" takes cpp, and reference where the extension is not built. The
+environment variable NAGFAST_ISA (auto, scalar, avx2, avx512) forces the instruction set of cpp.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nagfast import env, reference
+from nagfast.errors import ArgumentError, NagfastError
+from nagfast.schema import MAX_UINT16_NEURONS, REDUCTIONS
+
+Array = npt.NDArray[Any]
+BACKENDS = ("auto", "reference", "cpp")
+MAX_PROFILES = 32  # one row of the table stays within a cache line or two
+
+
+@cache
+def native() -> ModuleType | None:
+    """The extension module, or None where it is not built."""
+    try:
+        from nagfast import _C
+    except ImportError:
+        return None
+    return _C
+
+
+def isa() -> str:
+    """Instruction set asked for through NAGFAST_ISA (default auto)."""
+    return os.environ.get("NAGFAST_ISA", "auto")
+
+
+def resolve(backend: str = "auto") -> str:
+    """The backend an op will take: "cpp" or "reference"."""
+    if backend not in BACKENDS:
+        raise ArgumentError(f"backend: got {backend!r}; use one of {', '.join(BACKENDS)}")
+    if backend == "cpp" and native() is None:
+        raise NagfastError("backend: cpp asked for, but the extension nagfast._C is not built; pip install . builds it")
+    if backend == "auto":
+        return "cpp" if native() is not None else "reference"
+    return backend
+
+
+def _threads(threads: int | None) -> int:
+    if threads is None:
+        return env.cpu_count()
+    if threads < 1:
+        raise ArgumentError(f"threads: got {threads}; use at least 1")
+    return threads
+
+
+def index_dtype(num_neurons: int) -> np.dtype[Any]:
+    """uint16, or uint32 where a layer has more than 65,535 neurons."""
+    return np.dtype(np.uint16 if num_neurons <= MAX_UINT16_NEURONS else np.uint32)
+
+
+# --- impact (CPU tensors) ---------------------------------------------------------------------------------------------
+
+
+def _native_view(x: torch.Tensor, name: str) -> Array:
+    """A CPU tensor as the numpy array the extension takes: bfloat16 travels as uint16."""
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.uint16).numpy()
+    if x.dtype == torch.float32:
+        return x.numpy()
+    raise ArgumentError(f"{name}: got {x.dtype}; use float32 or bfloat16")
+
+
+def _check_segments(x: torch.Tensor, cu_seqlens: Array, reduction: str) -> None:
+    if x.ndim != 2:
+        raise ArgumentError(f"x: got shape {list(x.shape)}; give [tokens, columns]")
+    if cu_seqlens.ndim != 1 or len(cu_seqlens) < 1 or cu_seqlens[0] != 0 or cu_seqlens[-1] != x.shape[0]:
+        raise ArgumentError(f"cu_seqlens: must run from 0 to the {x.shape[0]} tokens; got {cu_seqlens[:1]}..{cu_seqlens[-1:]}")
+    if reduction not in REDUCTIONS:
+        raise ArgumentError(f"reduction: got {reduction!r}; use one of {', '.join(REDUCTIONS)}")
+
+
+def segment_impact(
+    x: torch.Tensor,
+    cu_seqlens: Array,
+    *,
+    reduction: str = "mean_abs",
+    backend: str = "auto",
+    threads: int | None = None,
+) -> Array:
+    """Impact of every neuron in every document of a packed batch (float32 [n, N]).
+
+    Args:
+        x: output of the tapped projection on the CPU, float32 or bfloat16 [T, N].
+        cu_seqlens: int64 [n + 1], the documents' boundaries, from 0 to T.
+        reduction: mean_abs or l2.
+        backend: auto, reference or cpp.
+        threads: CPU threads, default all.
+    """
+    cu_seqlens = np.ascontiguousarray(cu_seqlens, dtype=np.int64)
+    _check_segments(x, cu_seqlens, reduction)
+    x = x.detach()
+    if resolve(backend) == "reference":
+        parts = [reference.impact(x[a:b].float(), reduction) for a, b in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)]
+        return torch.stack(parts).numpy() if parts else np.zeros((0, x.shape[1]), np.float32)
+    out = np.empty((len(cu_seqlens) - 1, x.shape[1]), np.float32)
+    extension = native()
+    assert extension is not None
+    view = _native_view(x, "x")
+    extension.segment_impact(view, cu_seqlens, out, reduction=reduction, threads=_threads(threads), isa=isa())
+    return out
+
+
+def swiglu_impact(
+    gate_up: torch.Tensor,
+    cu_seqlens: Array,
+    *,
+    reduction: str = "mean_abs",
+    backend: str = "auto",
+    threads: int | None = None,
+) -> Array:
+    """SwiGLU in place and the impact of the up projection, in one pass over the data (float32 [n, N]).
+
+    Args:
+        gate_up: float32 or bfloat16 [T, 2N] on the CPU, the gate in columns 0..N-1, the up projection after it. On
+            return the first N columns hold silu(gate) * up.
+        cu_seqlens: int64 [n + 1], the documents' boundaries.
+        reduction: mean_abs or l2, of the up projection.
+        backend: auto, reference or cpp.
+        threads: CPU threads, default all.
+    """
+    cu_seqlens = np.ascontiguousarray(cu_seqlens, dtype=np.int64)
+    _check_segments(gate_up, cu_seqlens, reduction)
+    if gate_up.shape[1] % 2:
+        raise ArgumentError(f"gate_up: got {gate_up.shape[1]} columns; give gate and up side by side, an even number")
+    half = gate_up.shape[1] // 2
+    if resolve(backend) == "reference":
+        impacts = segment_impact(gate_up[:, half:], cu_seqlens, reduction=reduction, backend="reference")
+        gate_up[:, :half] = reference.swiglu(gate_up[:, :half], gate_up[:, half:])
+        return impacts
+    out = np.empty((len(cu_seqlens) - 1, half), np.float32)
+    extension = native()
+    assert extension is not None
+    view = _native_view(gate_up.detach(), "gate_up")
+    extension.swiglu_impact(view, cu_seqlens, out, reduction=reduction, threads=_threads(threads), isa=isa())
+    return out
+
+
+def topk(impacts: Array, k: int, *, backend: str = "auto", threads: int | None = None) -> Array:
+    """Indices of the k largest per row, largest first, ties to the lower index.
+
+    Args:
+        impacts: float32 [rows, N], last dimension contiguous; not a number is refused.
+        k: 1..N.
+        backend: auto, reference or cpp.
+        threads: CPU threads, default all.
+
+    Returns:
+        uint16 [rows, k], uint32 where N is above 65,535.
+    """
+    if impacts.ndim != 2 or impacts.dtype != np.float32:
+        raise ArgumentError(f"impacts: got {impacts.dtype} {list(impacts.shape)}; give float32 [rows, N]")
+    if not 1 <= k <= impacts.shape[1]:
+        raise ArgumentError(f"k: got {k}; use 1 to {impacts.shape[1]}, the neurons of a layer")
+    dtype = index_dtype(impacts.shape[1])
+    if resolve(backend) == "reference":
+        return reference.topk(impacts, k).astype(dtype)
+    out = np.empty((len(impacts), k), dtype)
+    extension = native()
+    assert extension is not None
+    try:
+        extension.topk(impacts, k, out, threads=_threads(threads), isa=isa())
+    except ValueError as error:
+        raise ArgumentError(str(error)) from None
+    return out
+
+
+# --- profiles and scores ----------------------------------------------------------------------------------------------
+
+
+def _check_nags(nags: Array, num_layers: int) -> None:
+    if nags.ndim != 3 or nags.dtype not in (np.uint16, np.uint32) or nags.shape[1] != num_layers:
+        raise ArgumentError(
+            f"nags: got {nags.dtype} {list(nags.shape)}; give uint16 or uint32 [documents, {num_layers}, K]"
+        )
+
+
+def count(nags: Array, num_neurons: int, *, backend: str = "auto", threads: int | None = None) -> tuple[Array, int]:
+    """How many documents hold each neuron (int64 [L, N]), and how many documents had a NAG.
+
+    Args:
+        nags: uint16 or uint32 [n, L, K].
+        num_neurons: N.
+        backend: auto, reference or cpp.
+        threads: CPU threads, default all.
+
+    Raises:
+        ArgumentError: an index of N or more, or a neuron twice in one layer of a document.
+    """
+    _check_nags(nags, nags.shape[1] if nags.ndim == 3 else 0)
+    if resolve(backend) == "reference":
+        return reference.profile_counts(nags, num_neurons)
+    counts = np.zeros((nags.shape[1], num_neurons), np.int64)
+    extension = native()
+    assert extension is not None
+    try:
+        documents = extension.count(nags, counts, threads=_threads(threads))
+    except ValueError as error:
+        raise ArgumentError(str(error)) from None
+    return counts, int(documents)
+
+
+def score(nags: Array, table: Array, *, backend: str = "auto", threads: int | None = None) -> Array:
+    """Exact integer sums of table entries over each document's NAG (int64 [n, P]).
+
+    Args:
+        nags: uint16 or uint32 [n, L, K]; documents whose NAG is the sentinel score 0.
+        table: uint16 or uint32 [L, N, P], P profiles side by side.
+        backend: auto, reference or cpp.
+        threads: CPU threads, default all.
+
+    Raises:
+        ArgumentError: an index of N or more.
+    """
+    if table.ndim != 3 or table.dtype not in (np.uint16, np.uint32):
+        raise ArgumentError(f"table: got {table.dtype} {list(table.shape)}; give uint16 or uint32 [L, N, profiles]")
+    _check_nags(nags, table.shape[0])
+    if resolve(backend) == "reference":
+        columns = [reference.integer_sums(nags, table[:, :, p].astype(np.int64)) for p in range(table.shape[2])]
+        return np.stack(columns, axis=1)
+    out = np.empty((len(nags), table.shape[2]), np.int64)
+    extension = native()
+    assert extension is not None
+    try:
+        extension.score(nags, table, out, threads=_threads(threads), isa=isa())
+    except ValueError as error:
+        raise ArgumentError(str(error)) from None
+    return out
