@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "simd_avx2.h"
+
+#include "impact_kernel.h"
+
+namespace nagfast {
+
+void impact_block_avx2(const ImpactBlock<float>& block) { dispatch_block(block); }
+void impact_block_avx2(const ImpactBlock<uint16_t>& block) { dispatch_block(block); }
+
+}  // namespace nagfast

@@ -1,0 +1,99 @@
+"""Types of the native module; csrc/bindings.cpp checks the arguments.
+
+Every function gives the same bytes from each instruction set and for any number of threads, releases the GIL, and
+raises ValueError naming the argument, the value and the mend. Outputs are allocated by the caller.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Reduction = Literal["mean_abs", "l2"]
+Indices = NDArray[np.uint16] | NDArray[np.uint32]
+FloatOrBfloat16 = NDArray[np.float32] | NDArray[np.uint16]
+
+def available_isas() -> list[str]:
+    """Return the instruction sets that this build and machine can run, slowest first."""
+
+def resolve_isa(isa: str) -> str:
+    """Return the instruction set that `isa` ("auto", "scalar", "avx2", "avx512") stands for."""
+
+def swiglu_impact(
+    gate_up: FloatOrBfloat16,
+    cu_seqlens: NDArray[np.int64],
+    impact: NDArray[np.float32],
+    *,
+    reduction: str = "mean_abs",
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Apply SwiGLU in place and take the impact of each neuron on each document.
+
+    Args:
+        gate_up (float32, or uint16 holding bfloat16, [T, 2N]): gate, then up projection; rows may be strided. The
+            gate half is overwritten with silu(gate) * up.
+        cu_seqlens (int64 [n + 1]): running sums of token counts, from 0 to T; empty documents are allowed.
+        impact (float32 [n, N]): written; 0 for an empty document.
+        reduction: "mean_abs": (1/T_d) sum |up|; "l2": sqrt(sum up^2). Summed in float32 by chunks of 128 tokens.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
+    """
+
+def segment_impact(
+    x: FloatOrBfloat16,
+    cu_seqlens: NDArray[np.int64],
+    impact: NDArray[np.float32],
+    *,
+    reduction: str = "mean_abs",
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Take the impact of each column of x ([T, N], not written); otherwise as swiglu_impact."""
+
+def topk(
+    values: NDArray[np.float32],
+    k: int,
+    out: Indices,
+    *,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Write the indices of the k largest values of each row, largest first, ties (-0 and +0 too) to the lower index.
+
+    Args:
+        values (float32 [rows, N]): rows may be strided. A NaN is refused; out may then be partly written.
+        k: 1 to N.
+        out (uint16 or uint32 [rows, k]): written; uint16 needs N <= 65535.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
+    """
+
+def score(
+    nags: Indices,
+    table: Indices,
+    out: NDArray[np.int64],
+    *,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Sum the counts of each document's neurons: out[d, p] = sum over l, i of table[l, nags[d, l, i], p].
+
+    Args:
+        nags (uint16 or uint32 [n, L, K]): last dimension contiguous, so a prefix of a wider K will do. A document
+            that holds the sentinel (all bits set) everywhere has sum 0. Other indices >= N are refused.
+        table (uint16 or uint32 [L, N, P]): contiguous counts, P profiles side by side.
+        out (int64 [n, P]): written; partly, where a document is refused.
+        threads: 1 to 1024.
+        isa: "auto", "scalar" (the plain loop), "avx2" or "avx512".
+    """
+
+def count(nags: Indices, counts: NDArray[np.int64], *, threads: int = 1) -> int:
+    """Add to counts (int64 [L, N]) the number of documents that hold each neuron.
+
+    Documents that are the sentinel throughout are skipped. An index out of range, or a neuron twice in one layer, is
+    refused before anything is added.
+
+    Returns:
+        The number of documents counted.
+    """

@@ -1,0 +1,17 @@
+"""Fixtures of the native tests."""
+
+import pytest
+
+from nagfast import _C
+
+
+@pytest.fixture(params=_C.available_isas())
+def isa(request):
+    """Return each instruction set of this machine, having asserted that it is the one that runs."""
+    assert _C.resolve_isa(request.param) == request.param
+    return request.param
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    return request.param
