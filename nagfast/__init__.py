@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nagfast.errors import NagfastError
     from nagfast.extract import extract
     from nagfast.schema import NagBatch, NagSpec
-    from nagfast.scoring import Scorer
+    from nagfast.scorer import Scorer
     from nagfast.store import NagStore
     from nagfast.targets import TargetProfile
 
@@ -32,7 +32,7 @@ _HOME = {
     "NagSpec": "schema",
     "NagStore": "store",
     "NagfastError": "errors",
-    "Scorer": "scoring",
+    "Scorer": "scorer",
     "TargetProfile": "targets",
     "extract": "extract",
 }

@@ -335,6 +335,11 @@ class TsneConfig:
     """Seed of the sample and of the map."""
 
 
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What this machine has, which backend each op will take, and why."""
+
+
 @cache
 def field_help(cls: type) -> dict[str, str]:
     """The docstring under each field of a config class."""

@@ -1,0 +1,64 @@
+"""Imports point down: every module has a layer, and imports only its own layer or lower ones."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = [
+    {"errors", "schema", "config", "env"},
+    {"reference", "_C", "kernels", "bundled"},
+    {"ops", "packing", "overlap", "progress", "files", "quarantine", "inputs", "records", "manifest", "shards"}
+    | {"store_writer", "store", "interchange", "duck", "relations"},
+    {"attention", "taps", "mlp", "backbone", "gradients", "targets", "scoring", "selection"},
+    {"extract"},
+    {"scorer", "adapters", "analysis", "bundled.train"},
+    {"commands", "cli", "__init__", "demo"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def module_name(path):
+    """nagfast/store.py -> store, nagfast/analysis/tsne.py -> analysis, kernels/x.py -> kernels."""
+    if path.is_relative_to(ROOT / "kernels"):
+        return "kernels"
+    parts = path.relative_to(ROOT / "nagfast").with_suffix("").parts
+    dotted = ".".join(parts)
+    return dotted if dotted in RANK else parts[0]
+
+
+def imported(path):
+    """Names of nagfast modules that a file imports anywhere, in functions too; type-only imports do not count."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("nagfast.") for a in node.names if a.name.startswith("nagfast."))
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nagfast":
+            inside = node.module.removeprefix("nagfast").removeprefix(".")
+            yield from ([inside] if inside else [a.name for a in node.names])
+
+
+MODULES = sorted([*(ROOT / "nagfast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    own = module_name(path)
+    assert own in RANK, f"{own} has no layer: give it one in LAYERS"
+    for name in imported(path):
+        target = name if name in RANK else name.split(".")[0]
+        assert target in RANK, f"{path.name} imports {name}, which has no layer"
+        assert RANK[target] <= RANK[own], f"{own} (layer {RANK[own]}) imports {target} (layer {RANK[target]}) upward"
+
+
+def test_there_are_modules_to_check():
+    assert len(MODULES) > 20
