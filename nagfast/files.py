@@ -78,9 +78,9 @@ def sync_folder(folder: Path) -> None:
 def atomic_path(final: Path | str) -> Iterator[Path]:
     """A temporary path to write to; it becomes `final` when the block ends well, and vanishes when it does not.
 
-    The block may open, write and close the path as often as it likes, and must have closed it at its end. The temporary
-    does not end in the suffix of the final file, so a writer that looks at suffixes needs an open handle instead. Parent
-    folders are created.
+    The block may open, write and close the path as often as it likes, and must have closed it at its end. The
+    temporary does not end in the suffix of the final file, so a writer that looks at suffixes needs an open handle
+    instead. Parent folders are created.
 
     Args:
         final: the file to make. One that exists is replaced.

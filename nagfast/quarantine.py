@@ -23,7 +23,7 @@ UNREADABLE = "unreadable file"
 
 
 def encode_value(value: str | bytes | None) -> str | None:
-    """What stood in the row, as JSON can hold it: text as is, bytes as "base64:..." (also text that begins like that)."""
+    """What stood in the row, as JSON can hold it: text as is, bytes (and text that begins so) as "base64:..."."""
     if isinstance(value, str) and value.startswith(BASE64):
         value = value.encode("utf-8", "surrogatepass")
     return BASE64 + base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
