@@ -9,6 +9,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
 GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = ("llama", "qwen3", "smollm3")

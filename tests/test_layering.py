@@ -44,7 +44,8 @@ def imported(path):
             yield from (a.name.removeprefix("nagfast.") for a in node.names if a.name.startswith("nagfast."))
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nagfast":
             inside = node.module.removeprefix("nagfast").removeprefix(".")
-            yield from ([inside] if inside else [a.name for a in node.names])
+            names = [inside] if inside else [a.name for a in node.names]
+            yield from ("__init__" if name.startswith("__") else name for name in names)
 
 
 MODULES = sorted([*(ROOT / "nagfast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])

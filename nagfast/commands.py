@@ -1,0 +1,312 @@
+"""What each command of the command line does: load, call the library, say what came out."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from nagfast import config as configs
+from nagfast import env
+from nagfast.errors import ArgumentError
+
+log = logging.getLogger(__name__)
+
+
+def _say(line: str = "") -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def extract(config: configs.ExtractConfig) -> int:
+    """Text -> NAG store."""
+    from nagfast.extract import run_extract
+
+    summary = run_extract(config)
+    rate = summary.tokens / max(summary.seconds, 1e-9)
+    _say(
+        f"{config.out}: {summary.documents:,} documents, {summary.tokens:,} tokens in {summary.seconds:.1f} s "
+        f"({rate:,.0f} tokens/s), {summary.shards} shards written, {summary.resumed} were there"
+    )
+    if summary.empty:
+        _say(f"without a NAG (no tokens): {summary.empty:,} documents, similarity 0")
+    if summary.quarantined:
+        _say(f"quarantined: {summary.quarantined:,} rows, see {config.quarantine or config.out + '/quarantine'}")
+    for path in summary.unreadable:
+        _say(f"could not be read: {path}")
+    return summary.exit_code
+
+
+def fit_profile(config: configs.ProfileConfig) -> int:
+    """NAG store of the target -> profile."""
+    from nagfast.store import NagStore
+    from nagfast.targets import TargetProfile
+
+    store = NagStore.open(config.store)
+    profile = TargetProfile.from_store(
+        store,
+        where=config.where,
+        power=config.power,
+        top_k=config.top_k,
+        neuron_type=config.neuron_type,
+        payload=config.payload or None,
+    )
+    profile.save(config.out)
+    _say(f"{config.out}: {profile.num_targets:,} target documents, {profile.spec.describe()}")
+    return 0
+
+
+def score(config: configs.ScoreConfig) -> int:
+    """NAG stores + profiles -> distances."""
+    from nagfast.scoring import score_store
+    from nagfast.store import open_many
+    from nagfast.targets import TargetProfile
+
+    names = [Path(p).stem for p in config.profile]
+    repeated = sorted({n for n in names if names.count(n) > 1})
+    if repeated:
+        raise ArgumentError(f"--profile: {repeated[0]!r} names two profiles; rename one file, names become columns")
+    profiles = {name: TargetProfile.load(path) for name, path in zip(names, config.profile, strict=True)}
+    stores, notes = open_many(config.store)
+    for note in notes:
+        log.warning("stores differ in %s", note)
+    summary = score_store(stores, profiles, config.out, threads=config.threads)
+    _say(f"{config.out}: {summary.documents:,} documents scored against {', '.join(names)}")
+    if summary.empty:
+        _say(f"without a NAG: {summary.empty:,} documents, distance 1")
+    return 0
+
+
+def _selection_options(config: configs.SelectConfig | configs.RankConfig) -> dict[str, Any]:
+    return {
+        "fraction": config.fraction,
+        "budget": config.budget,
+        "unit": config.unit,
+        "token_column": config.token_column,
+        "text_column": config.text_column,
+        "id_column": config.id_column,
+        "quality": config.quality,
+        "higher_is_better": config.higher_is_better,
+        "memory_limit": config.memory_limit,
+        "threads": config.threads,
+        "quarantine": config.quarantine or f"{config.out}.quarantine",
+    }
+
+
+def _say_selection(out: str, summary: Any) -> int:
+    share = summary.amount / summary.total if summary.total else 0.0
+    _say(
+        f"{out}: {summary.rows:,} of {summary.pool:,} documents, {summary.amount:,} of {summary.total:,} "
+        f"{summary.unit} ({share:.1%}, budget {summary.budget:,})"
+    )
+    if summary.lowest is not None:
+        _say(f"distance {summary.lowest:.4f} to {summary.highest:.4f}")
+    for name, rows in summary.targets.items():
+        _say(f"  {name}: {rows:,} documents")
+    for count, what in (
+        (summary.missing_in_payload, "scored documents are not in the payload"),
+        (summary.missing_in_scores, "payload documents have no score"),
+        (summary.without_quality, "documents have no quality"),
+        (summary.quarantined, f"rows quarantined, see {out}.quarantine"),
+    ):
+        if count:
+            _say(f"{count:,} {what}")
+    return int(summary.exit_code)
+
+
+def select(config: configs.SelectConfig) -> int:
+    """Scores + payload -> the selected corpus."""
+    from nagfast import selection
+
+    columns = pq.read_schema(config.scores[0]).names if Path(config.scores[0]).is_file() else ["nag_distance"]
+    options = _selection_options(config)
+    if "nag_distance" in columns:
+        if config.refill:
+            raise ArgumentError(f"--refill: {config.scores[0]} holds one target; it is for scores of several")
+        summary = selection.select(config.scores, config.payload, config.out, **options)
+    else:
+        summary = selection.select_multi(config.scores, config.payload, config.out, refill=config.refill, **options)
+    return _say_selection(config.out, summary)
+
+
+def rank(config: configs.RankConfig) -> int:
+    """Profile, score and select in one command; profile and scores are left beside the output."""
+    out = Path(config.out)
+    profile, scores = out.with_suffix(".profile.npz"), out.with_suffix(".scores.parquet")
+    fit_profile(
+        configs.ProfileConfig(
+            store=config.target, out=str(profile), where=config.where, top_k=config.top_k, power=config.power
+        )
+    )
+    score(configs.ScoreConfig(store=config.store, profile=(str(profile),), out=str(scores), threads=config.threads))
+    from nagfast import selection
+
+    summary = selection.select([str(scores)], config.payload, config.out, **_selection_options(config))
+    return _say_selection(config.out, summary)
+
+
+def report(config: configs.ReportConfig) -> int:
+    """Store, profile, payload and selection -> report.html."""
+    from nagfast.analysis.report import collect, write_report
+    from nagfast.store import NagStore
+    from nagfast.targets import TargetProfile
+
+    data = collect(
+        NagStore.open(config.store),
+        TargetProfile.load(config.profile),
+        config.payload,
+        config.selection,
+        domain_column=config.domain_column,
+        text_column=config.text_column,
+        id_column=config.id_column,
+    )
+    write_report(config.out, data)
+    _say(f"{config.out}")
+    return 0
+
+
+def explain(config: configs.ExplainConfig) -> int:
+    """Why a document scored as it did."""
+    from nagfast.analysis.explain import explain as explain_nag
+    from nagfast.store import NagStore
+    from nagfast.targets import TargetProfile
+
+    quoted = config.docid.replace("'", "''")
+    docids, nags = NagStore.open(config.store).read(where=f"docid = '{quoted}'")
+    if not docids:
+        raise ArgumentError(f"--docid: {config.docid!r} is not in {config.store}")
+    found = explain_nag(nags, TargetProfile.load(config.profile), rows=config.rows)
+    _say(f"{config.docid}: similarity {found.similarity:.4f}, distance {1 - found.similarity:.4f}")
+    _say("layer  similarity")
+    for layer, value in enumerate(found.layers):
+        _say(f"{layer:5d}  {value:.4f}  {'#' * round(60 * float(value))}")
+    _say("layer  neuron  rank  weight   of its layer's targets")
+    for row in found.neurons:
+        _say(f"{row.layer:5d}  {row.neuron:6d}  {row.rank:4d}  {row.weight:.4f}  {row.share:.0%}")
+    return 0
+
+
+def deactivate(config: configs.DeactivateConfig) -> int:
+    """Profile -> the neurons to switch off."""
+    from nagfast.analysis.deactivation import write_keys
+    from nagfast.targets import TargetProfile
+
+    keys = write_keys(TargetProfile.load(config.profile), config.out, top_k=config.top_k)
+    _say(f"{config.out}: {len(keys)} layers, {sum(len(k) for k in keys.values()):,} neurons")
+    return 0
+
+
+def tsne(config: configs.TsneConfig) -> int:
+    """Store -> map of its NAGs."""
+    from nagfast.analysis.tsne import plot_store
+    from nagfast.store import NagStore
+
+    documents = plot_store(
+        NagStore.open(config.store),
+        config.out,
+        label_column=config.label_column,
+        per_label=config.per_label,
+        perplexity=config.perplexity,
+        seed=config.seed,
+    )
+    _say(f"{config.out}: {documents:,} documents")
+    return 0
+
+
+def doctor(_config: configs.DoctorConfig) -> int:
+    """What this machine has, and which backend each operation will take."""
+    import torch
+
+    from nagfast import ops
+
+    machine = env.machine()
+    _say(f"nagfast {env.versions().get('nagfast', '?')}  commit {machine['commit'] or 'unknown'}")
+    _say(f"python {platform.python_version()}  " + "  ".join(f"{k} {v}" for k, v in env.versions().items() if k != "python"))
+    _say(f"cpu: {machine['cpu']}, {machine['cores']} cores, torch uses {torch.get_num_threads()} threads")
+    _say(f"gpu: {machine.get('gpu', 'none that torch can see')}")
+    _say()
+    extension = ops.native()
+    if extension is None:
+        _say("extension nagfast._C: not built; every op takes the reference backend (slow). pip install . builds it")
+    else:
+        isas = ", ".join(extension.available_isas())
+        _say(f"extension nagfast._C: built; instruction sets here: {isas}; takes {extension.resolve_isa(ops.isa())}")
+    for op in ("swiglu_impact", "segment_impact", "topk", "count", "score"):
+        _say(f"  {op}: {ops.resolve('auto')}")
+    dtype = "bfloat16" if torch.cuda.is_available() or env.has_bfloat16_matrix() else "float32"
+    why = "a GPU is there" if torch.cuda.is_available() else (
+        "this CPU has bfloat16 matrix instructions" if env.has_bfloat16_matrix() else
+        "no GPU, and this CPU has no bfloat16 matrix instructions"
+    )
+    _say(f"--dtype auto: {dtype} ({why})")
+    for package, extra in (("scikit-learn", "analysis"), ("matplotlib", "analysis"), ("faiss-cpu", "faiss-cpu"), ("datasketch", "minhash"), ("triton", "triton")):
+        found = env.version(package)
+        _say(f"{package}: {found}" if found else f'{package}: not installed (pip install "nagfast[{extra}]")')
+    return 0
+
+
+def demo(config: configs.DemoConfig) -> int:
+    """The main job with the bundled backbone on the bundled sample."""
+    import time
+
+    import torch
+
+    from nagfast.backbone import Backbone
+    from nagfast.bundled import SAMPLE
+    from nagfast.extract import run_extract
+
+    begun = time.monotonic()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    out = Path(config.out)
+    pool, target = str(SAMPLE / "pool.jsonl"), str(SAMPLE / "target.jsonl")
+    backbone = Backbone.bundled()
+    _say(f"bundled backbone: {backbone.num_layers} layers of {backbone.num_neurons():,} neurons, {backbone.device}")
+    for name, path in (("target", target), ("pool", pool)):
+        summary = run_extract(
+            configs.ExtractConfig(
+                inputs=(path,), out=str(out / name), keep="dataset", count_tokens=True, overwrite=True,
+                threads=config.threads,
+            ),
+            backbone,
+        )
+        rate = summary.tokens / max(summary.seconds, 1e-9)
+        _say(f"{name}: {summary.documents} documents, {summary.tokens:,} tokens, {rate:,.0f} tokens/s -> {out / name}")
+    selected = str(out / "selected.parquet")
+    # The sample has no token counts: the store has them (extract --count-tokens).
+    code = rank(
+        configs.RankConfig(
+            store=(str(out / "pool"),), target=str(out / "target"), payload=(pool,), out=selected,
+            fraction=config.fraction, threads=config.threads,
+        )
+    )
+    _say()
+    _print_ranking(out / "selected.scores.parquet", selected)
+    _say()
+    report(
+        configs.ReportConfig(
+            store=str(out / "pool"), profile=str(out / "selected.profile.npz"), payload=(pool,),
+            selection=selected, out=str(out / "report.html"),
+        )
+    )
+    _say(f"done in {time.monotonic() - begun:.1f} s")
+    return code
+
+
+def _print_ranking(scores_path: Path, selected_path: str) -> None:
+    """The domains of the pool, nearest first, and how much of each was selected."""
+    scores = pq.read_table(scores_path)
+    chosen = set(pq.read_table(selected_path, columns=["docid"])["docid"].to_pylist())
+    domains: dict[str, list[tuple[float, bool]]] = {}
+    rows = zip(*(scores[c].to_pylist() for c in ("docid", "nag_distance", "dataset")), strict=True)
+    for docid, distance, domain in rows:
+        domains.setdefault(domain, []).append((distance, docid in chosen))
+    _say(f"{'domain':<14}{'documents':>10}{'selected':>10}{'median distance':>18}")
+    for domain, values in sorted(domains.items(), key=lambda item: np.median([d for d, _ in item[1]])):
+        median = float(np.median([d for d, _ in values]))
+        _say(f"{domain:<14}{len(values):>10}{sum(s for _, s in values):>10}{median:>18.4f}")
