@@ -1,0 +1,189 @@
+"""Stored NAGs + target profiles -> distances: one pass over the NAGs for any number of profiles, memory bounded.
+
+Output: one Parquet file with docid, nag_distance (nag_distance_<name> for each of several profiles) and the columns
+kept in the stores, row for row in store order. Its footer says under "nagfast" what the profiles and the stores were. A
+document without a NAG has distance 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nagfast import ops
+from nagfast.errors import ArgumentError
+from nagfast.files import atomic_path
+from nagfast.store import NagStore, StoreBatch
+from nagfast.targets import TargetProfile, rows_in_order, stack_tables
+
+DISTANCE = "nag_distance"
+ROWS = 65_536
+"""Documents at a time."""
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What a scoring run did."""
+
+    documents: int
+    """Rows written."""
+    empty: int
+    """Documents without a NAG among them: distance 1."""
+    columns: tuple[str, ...]
+    """The distance columns, in the order of the profiles."""
+    lowest: tuple[float, ...]
+    """Smallest distance per column (NaN where there are no documents)."""
+    highest: tuple[float, ...]
+    """Largest distance per column."""
+    notes: tuple[str, ...]
+    """Differences between profiles and stores that are allowed but worth knowing."""
+
+
+class _Table:
+    """Profiles of one K (at most ops.MAX_PROFILES), side by side."""
+
+    def __init__(self, columns: Sequence[int], profiles: Sequence[TargetProfile]) -> None:
+        self.columns = list(columns)
+        self.first = profiles[0]
+        self.table, self.denominators = stack_tables(profiles)
+
+    def distances(self, batch: StoreBatch, threads: int | None, backend: str) -> npt.NDArray[np.float64]:
+        """float64 [n, P]."""
+        nags = batch.nags.with_top_k(self.first.spec.top_k)
+        sums = ops.score(rows_in_order(nags.indices), self.table, threads=threads, backend=backend)
+        return 1.0 - sums / self.denominators
+
+
+def _tables(profiles: Sequence[TargetProfile]) -> list[_Table]:
+    by_k: dict[int, list[int]] = defaultdict(list)
+    for column, profile in enumerate(profiles):
+        by_k[profile.spec.top_k].append(column)
+    found = []
+    for columns in by_k.values():
+        for start in range(0, len(columns), ops.MAX_PROFILES):
+            part = columns[start : start + ops.MAX_PROFILES]
+            found.append(_Table(part, [profiles[c] for c in part]))
+    return found
+
+
+def distance_columns(names: Sequence[str]) -> list[str]:
+    """Names of the distance columns of some profiles: nag_distance for one, nag_distance_<name> for several."""
+    return [DISTANCE] if len(names) == 1 else [f"{DISTANCE}_{name}" for name in names]
+
+
+def score_store(
+    store: NagStore | Sequence[NagStore],
+    profiles: Mapping[str, TargetProfile],
+    out: Path | str,
+    *,
+    threads: int | None = None,
+    rows: int = ROWS,
+    backend: str = "auto",
+) -> ScoreSummary:
+    """Score every document of one or several stores against every profile.
+
+    Args:
+        store: NAGs of the pool; kept columns that not all stores have are null where they are missing.
+        profiles: name -> target, all of one neuron type and identity. K may differ: the stores' NAGs are cut to each.
+        out: Parquet file to write, whole or not at all.
+        threads: CPU threads, default all.
+        rows: documents in memory at a time.
+        backend: auto, reference or cpp.
+
+    Raises:
+        ArgumentError: no store, no profile, or a kept column named like a distance column.
+        SpecMismatchError: NAGs that may not be compared, both specs named.
+        NagfastError: a store cannot be read or the file cannot be written.
+    """
+    stores = [store] if isinstance(store, NagStore) else list(store)
+    if not stores or not profiles:
+        raise ArgumentError(f"got {len(stores)} stores and {len(profiles)} profiles; give at least one of each")
+    targets = list(profiles.values())
+    names = distance_columns(list(profiles))
+    notes = _check(stores, profiles)
+    schema = _schema(stores, profiles, names, notes)
+    tables, lows, highs = _tables(targets), np.full(len(names), np.nan), np.full(len(names), np.nan)
+    documents = empty = 0
+    top_k = max(t.spec.top_k for t in targets)
+    # Distances look random: dictionaries and byte statistics do not pay; docids hardly repeat.
+    with atomic_path(Path(out)) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for batch in _batches(stores, targets[0].spec.neuron_type, top_k, rows):
+            distances = np.empty((len(batch.nags), len(names)))
+            for table in tables:
+                distances[:, table.columns] = table.distances(batch, threads, backend)
+            if len(distances):
+                lows, highs = np.fmin(lows, distances.min(axis=0)), np.fmax(highs, distances.max(axis=0))
+            documents += len(distances)
+            empty += int(batch.nags.empty.sum())
+            writer.write_table(_rows(batch, names, distances, schema))
+    return ScoreSummary(documents, empty, tuple(names), tuple(lows.tolist()), tuple(highs.tolist()), tuple(notes))
+
+
+def _batches(stores: Sequence[NagStore], neuron_type: str, top_k: int, rows: int) -> Iterator[StoreBatch]:
+    for store in stores:
+        lowered = min(top_k, store.specs[neuron_type].top_k)
+        yield from store.batches(rows, neuron_type=neuron_type, top_k=lowered, columns=store.keep)
+
+
+def _check(stores: Sequence[NagStore], profiles: Mapping[str, TargetProfile]) -> list[str]:
+    """Refuse what cannot be compared; return notes on what differs and may."""
+    notes = []
+    kinds = {p.spec.neuron_type for p in profiles.values()}
+    if len(kinds) > 1:
+        raise ArgumentError(f"profiles: of neuron types {', '.join(sorted(kinds))}; score each type on its own")
+    for store in stores:
+        spec = store.spec_of(next(iter(kinds)))
+        notes += [f"{store.path}: {note}" for note in store.provenance()["notes"]]
+        for name, profile in profiles.items():
+            profile.spec.require_same_identity(spec, f"profile {name}", f"store {store.path}")
+            spec.with_top_k(profile.spec.top_k)
+            found = profile.spec.provenance_notes(spec)
+            if profile.spec.top_k != spec.top_k:
+                found.append(f"K={profile.spec.top_k} and K={spec.top_k}")
+            notes += [f"profile {name} and {store.path}: {note}" for note in found]
+    return list(dict.fromkeys(notes))
+
+
+def _schema(
+    stores: Sequence[NagStore], profiles: Mapping[str, TargetProfile], names: Sequence[str], notes: Sequence[str]
+) -> pa.Schema:
+    fields = [pa.field("docid", pa.string())] + [pa.field(name, pa.float64()) for name in names]
+    kept = [store.table(store.keep, where="false").schema.remove(0) for store in stores]
+    try:
+        kept_schema = pa.unify_schemas(kept, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ArgumentError(f"the stores' kept columns do not go together ({error}); score them one by one") from error
+    taken = {f.name for f in fields}
+    for item in kept_schema:
+        if item.name in taken:
+            raise ArgumentError(f"kept column {item.name!r} of a store is named like a column of the scores; rename it")
+    record: dict[str, Any] = {
+        "profiles": {
+            name: {"spec": p.spec.to_dict(), "num_targets": p.num_targets, "power": p.power, "provenance": p.provenance}
+            for name, p in profiles.items()
+        },
+        "stores": [s.provenance() for s in stores],
+        "notes": list(notes),
+    }
+    return pa.schema([*fields, *kept_schema], metadata={"nagfast": json.dumps(record, sort_keys=True)})
+
+
+def _rows(batch: StoreBatch, names: Sequence[str], distances: npt.NDArray[np.float64], schema: pa.Schema) -> pa.Table:
+    columns: dict[str, Any] = {"docid": batch.docids}
+    columns |= {name: pa.array(distances[:, i]) for i, name in enumerate(names)}
+    kept = batch.columns
+    for item in schema:
+        if item.name in kept.column_names:
+            columns[item.name] = kept.column(item.name).cast(item.type)
+        elif item.name not in columns:
+            columns[item.name] = pa.nulls(len(distances), item.type)
+    return pa.table(columns, schema=schema)
