@@ -1,0 +1,83 @@
+"""One dispatch point: every backend can be forced, and gives the same answer."""
+
+import numpy as np
+import pytest
+import torch
+
+from nagfast import ops, reference
+from nagfast.errors import ArgumentError, NagfastError
+
+BACKENDS = ["reference", "cpp"]
+
+
+def test_auto_takes_the_extension():
+    assert ops.resolve("auto") == "cpp"
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ArgumentError, match="backend: got 'gpu'"):
+        ops.resolve("gpu")
+
+
+def test_without_the_extension_auto_takes_the_reference(monkeypatch):
+    monkeypatch.setattr(ops, "native", lambda: None)
+    assert ops.resolve("auto") == "reference"
+    with pytest.raises(NagfastError, match="not built"):
+        ops.resolve("cpp")
+
+
+@pytest.mark.parametrize("reduction", ["mean_abs", "l2"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_segment_impact(backend, reduction):
+    x = torch.randn(300, 37)
+    cu = np.array([0, 1, 1, 129, 300])
+    got = ops.segment_impact(x, cu, reduction=reduction, backend=backend)
+    want = np.stack([reference.impact(x[a:b], reduction).numpy() for a, b in zip(cu[:-1], cu[1:], strict=True)])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    assert (got[1] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_swiglu_impact(backend, dtype):
+    gate_up = torch.randn(40, 2 * 33).to(dtype)
+    gate, up = gate_up[:, :33].clone(), gate_up[:, 33:].clone()
+    impact = ops.swiglu_impact(gate_up, np.array([0, 7, 40]), backend=backend)
+    np.testing.assert_allclose(impact[1], up[7:].float().abs().mean(0).numpy(), rtol=1e-5)
+    want = reference.swiglu(gate.float(), up.float())
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(gate_up[:, :33].float(), want, rtol=tolerance, atol=tolerance)
+    assert torch.equal(gate_up[:, 33:], up)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_topk_breaks_ties_by_index(backend):
+    values = np.array([[1, 3, 3, 0, 3], [0, 0, 0, 0, 0]], np.float32)
+    assert ops.topk(values, 3, backend=backend).tolist() == [[1, 2, 4], [0, 1, 2]]
+    with pytest.raises(ArgumentError, match="NaN"):
+        ops.topk(np.array([[np.nan, 1]], np.float32), 1, backend=backend)
+    with pytest.raises(ArgumentError, match="k: got 6"):
+        ops.topk(values, 6, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_count_and_score(backend):
+    rng = np.random.default_rng(0)
+    nags = np.stack([[rng.permutation(50)[:6] for _ in range(3)] for _ in range(20)]).astype(np.uint16)
+    nags[4] = 0xFFFF
+    counts, documents = ops.count(nags, 50, backend=backend)
+    assert documents == 19 and (counts.sum(axis=1) == 19 * 6).all()
+    table = np.stack([counts, counts // 2], axis=2).astype(np.uint16)
+    sums = ops.score(nags, table, backend=backend)
+    assert sums[4].tolist() == [0, 0]
+    np.testing.assert_array_equal(sums[:, 0], reference.integer_sums(nags, counts))
+    np.testing.assert_array_equal(sums, ops.score(nags, table, backend="reference"))
+
+
+def test_wrong_shapes_are_named():
+    with pytest.raises(ArgumentError, match="nags: got"):
+        ops.score(np.zeros((2, 3), np.uint16), np.zeros((3, 5, 1), np.uint16))
+    with pytest.raises(ArgumentError, match="cu_seqlens"):
+        ops.segment_impact(torch.zeros(4, 3), np.array([0, 3]))
+    with pytest.raises(ArgumentError, match="threads: got 0"):
+        ops.topk(np.zeros((1, 3), np.float32), 1, backend="cpp", threads=0)
