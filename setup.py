@@ -43,9 +43,8 @@ class BuildExtension(build_ext):
         """Compile and link, adding isa_flags to the files that have some."""
         compile_one = self.compiler._compile
 
-        # The names are those that the compiler class calls it with.
-        def compile_with_isa(obj: str, src: str, ext: str, cc_args: Any, extra_postargs: Any, pp_opts: Any) -> None:
-            compile_one(obj, src, ext, cc_args, [*extra_postargs, *isa_flags(src)], pp_opts)
+        def compile_with_isa(obj: str, src: str, ext: str, cc_args: Any, extra_postargs: Any, *rest: Any) -> None:
+            compile_one(obj, src, ext, cc_args, [*extra_postargs, *isa_flags(src)], *rest)
 
         if X86:
             self.compiler._compile = compile_with_isa

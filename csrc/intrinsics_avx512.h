@@ -3,9 +3,7 @@
 #pragma once
 
 #if defined(NAGFAST_SIMDE)
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
-#include <simde/x86/fma.h>
+#include "simde_avx512.h"
 #else
 #include <immintrin.h>
 #endif

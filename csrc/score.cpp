@@ -2,6 +2,7 @@
 #include "score.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "parallel.h"
 
@@ -46,11 +47,10 @@ bool in_range(const NagView<Index>& nags, int64_t d, int64_t neurons) {
   return static_cast<int64_t>(largest) < neurons;
 }
 
-// At most kScoreBlock documents from `first` on, layer by layer; those without a NAG are left out of the block.
+// Documents [first, last), layer by layer; those without a NAG are left out. rows: room for them and kScoreAhead more.
 template <typename Set, typename Index, typename Count>
-void score_block(const ScoreTask<Index, Count>& task, int64_t first, int64_t last) {
+void score_block(const ScoreTask<Index, Count>& task, int64_t first, int64_t last, ScoreRow<Index>* rows) {
   const NagView<Index>& nags = task.nags;
-  ScoreRow<Index> rows[kScoreBlock + kScoreAhead];
   int64_t count = 0;
   std::fill(task.out + first * task.profiles, task.out + last * task.profiles, int64_t{0});
   for (int64_t d = first; d < last; ++d) {
@@ -71,7 +71,9 @@ void score_block(const ScoreTask<Index, Count>& task, int64_t first, int64_t las
 
 template <typename Set, typename Index, typename Count>
 void score_blocks(const ScoreTask<Index, Count>& task, int64_t first, int64_t last) {
-  for (int64_t d = first; d < last; d += kScoreBlock) score_block<Set>(task, d, std::min(last, d + kScoreBlock));
+  const int64_t block = score_block_documents(task.profiles);
+  std::vector<ScoreRow<Index>> rows(static_cast<size_t>(block + kScoreAhead));
+  for (int64_t d = first; d < last; d += block) score_block<Set>(task, d, std::min(last, d + block), rows.data());
 }
 
 #endif
@@ -80,7 +82,7 @@ void score_blocks(const ScoreTask<Index, Count>& task, int64_t first, int64_t la
 
 template <typename Index, typename Count>
 void score(const ScoreTask<Index, Count>& task, int threads, Isa isa) {
-  parallel_ranges(task.nags.documents, kScoreBlock, threads, [&](int64_t first, int64_t last) {
+  parallel_ranges(task.nags.documents, score_block_documents(task.profiles), threads, [&](int64_t first, int64_t last) {
     switch (isa) {
 #if defined(NAGFAST_X86)
       case Isa::kAvx2:

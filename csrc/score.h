@@ -2,7 +2,7 @@
 // out[d][p] = sum over l, i of table[l][nags[d][l][i]][p], exact in 64-bit integers; 0 for a document without a NAG.
 //
 // The plain loop (scalar) goes document by document and spends its time waiting for the second-level cache: a table of
-// 28 x 6144 uint16 counts has 344 KB. The fast paths take kScoreBlock documents layer by layer, so that one layer's
+// 28 x 6144 uint16 counts has 344 KB. The fast paths take a block of documents layer by layer, so that one layer's
 // 12 KB stay in the first level, and prefetch the rows of documents ahead, whose stride defeats the hardware. Vector
 // gathers do not pay. Every index is checked before it is used, by a vector maximum per document.
 // O(documents * layers * k * profiles).
@@ -30,7 +30,9 @@ struct ScoreTask {
 template <typename Index, typename Count>
 void score(const ScoreTask<Index, Count>& task, int threads, Isa isa);
 
-constexpr int64_t kScoreBlock = 128;
+// Documents taken together. With many profiles a layer's table is large, and only a large block comes back to a row
+// of it before it has left the cache.
+constexpr int64_t score_block_documents(int64_t profiles) { return profiles == 1 ? 128 : 1024; }
 constexpr int64_t kScoreAhead = 8;
 
 // A document whose indices have been checked, and where its sums go.

@@ -54,6 +54,7 @@ void add_layer(const ScoreLayer<Index, Count>& layer) {
   }
   for (int64_t d = 0; d < layer.count; ++d) {
     prefetch_row(layer, d);
+    prefetch_counts(layer, d);
     add_rest(layer, layer.rows[d], add_vectors(layer, layer.rows[d]));
   }
 }

@@ -14,7 +14,7 @@
 namespace nagfast {
 namespace {
 
-// Up to this many keys an insertion sort beats a heap.
+// Up to this many keys an insertion sort beats a heap, and up to this k a heap beats selecting and sorting.
 constexpr int64_t kSmallSort = 64;
 
 const TopkPasses& passes_of(Isa isa) {
@@ -43,8 +43,14 @@ uint64_t sort_key(float value, uint32_t index) {
 
 // Puts the k largest of keys[0..count) first, in descending order.
 void sort_largest(uint64_t* keys, int64_t count, int64_t k) {
+  const std::greater<uint64_t> descending;
   if (count > kSmallSort) {
-    std::partial_sort(keys, keys + k, keys + count, std::greater<uint64_t>());
+    if (k <= kSmallSort) {
+      std::partial_sort(keys, keys + k, keys + count, descending);
+    } else {
+      std::nth_element(keys, keys + (k - 1), keys + count, descending);
+      std::sort(keys, keys + k, descending);
+    }
     return;
   }
   for (int64_t i = 1; i < count; ++i) {

@@ -1,3 +1,4 @@
+# ruff: noqa: N999 - the name of a native module
 """Types of the native module; csrc/bindings.cpp checks the arguments.
 
 Every function gives the same bytes from each instruction set and for any number of threads, releases the GIL, and

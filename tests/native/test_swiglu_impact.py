@@ -1,5 +1,7 @@
 """_C.swiglu_impact and _C.segment_impact against float64 NumPy, and equal to the bit among themselves."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def ends(lengths):
 def impact_reference(x, cu_seqlens, reduction):
     x = widen(x).astype(np.float64)
     rows = []
-    for first, last in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True):
+    for first, last in pairwise(cu_seqlens):
         part = x[first:last]
         total = np.sqrt((part**2).sum(0)) if reduction == "l2" else np.abs(part).sum(0) / max(1, last - first)
         rows.append(total)
@@ -186,8 +188,11 @@ GATE_UP = np.ones((4, 6), np.float32)
 )
 def test_wrong_arguments_are_named(gate_up, cu_seqlens, impact_shape, message):
     with pytest.raises(ValueError, match=message):
-        _C.swiglu_impact(gate_up.copy() if gate_up.flags.c_contiguous else gate_up, np.array(cu_seqlens, np.int64),
-                         np.zeros(impact_shape, np.float32))
+        _C.swiglu_impact(
+            gate_up.copy() if gate_up.flags.c_contiguous else gate_up,
+            np.array(cu_seqlens, np.int64),
+            np.zeros(impact_shape, np.float32),
+        )
 
 
 def test_other_wrong_arguments_are_named():
