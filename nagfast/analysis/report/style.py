@@ -3,12 +3,12 @@
 CSS = """\
 :root {
   --bg: #fff; --ink: #1a1f26; --soft: #59626e; --rule: #e2e6ea; --panel: #f6f7f9;
-  --rest: #c5ccd4; --track: #e8ebef; --sel: #0067a8; --cut: #b84a00; --onsel: #fff;
+  --rest: #c5ccd4; --track: #e8ebef; --sel: #0067a8; --cut: #b84a00; --onsel: #fff; --shade: #0003;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --bg: #14171b; --ink: #e7eaee; --soft: #9ba5b1; --rule: #2b3138; --panel: #1b1f25;
-    --rest: #4d5763; --track: #272d34; --sel: #5ab4ec; --cut: #f2a15f; --onsel: #0c1a25;
+    --rest: #4d5763; --track: #272d34; --sel: #5ab4ec; --cut: #f2a15f; --onsel: #0c1a25; --shade: #000c;
   }
 }
 * { box-sizing: border-box; }
@@ -77,7 +77,11 @@ text.num { fill: var(--soft); }
 text.cutword { fill: var(--cut); font-weight: 600; }
 text.val { font-weight: 600; }
 .unit { text-align: center; color: var(--soft); font-size: 13px; line-height: 1.2; }
-.scroll { overflow-x: auto; margin-top: 22px; }
+.scroll {
+  overflow-x: auto; margin-top: 22px;
+  background: linear-gradient(to left, var(--bg) 40%, transparent) right / 40px 100% no-repeat local,
+    linear-gradient(to left, var(--shade), transparent) right / 16px 100% no-repeat scroll;
+}
 details { margin-top: 16px; font-size: 14px; } details .scroll { margin-top: 8px; }
 summary { cursor: pointer; color: var(--soft); width: fit-content; }
 summary:hover { color: var(--ink); }
@@ -130,12 +134,14 @@ footer ul { padding-left: 20px; margin-top: 10px; }
   }
   .chart > .row + .row:not(.bare) { margin-top: 12px; }
   .tight > .row + .row:not(.bare) { margin-top: 5px; }
+  .two .chart > .row + .row:not(.bare) { margin-top: 4px; }
+  .two .row:not(.bare) .label { display: block; }
   .facts div { grid-template-columns: 120px minmax(0, 1fr); }
 }
 @media print {
   :root {
     --bg: #fff; --ink: #000; --soft: #444; --rule: #ccc; --rest: #c5ccd4; --track: #e8ebef; --sel: #0067a8;
-    --cut: #b84a00; --onsel: #fff;
+    --cut: #b84a00; --onsel: #fff; --shade: #0003;
   }
   body { font-size: 12px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { max-width: none; padding: 0; }

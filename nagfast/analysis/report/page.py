@@ -1,16 +1,15 @@
-"""What a report shows (ReportData) and the page made of it: one HTML file, no script, nothing loaded from elsewhere."""
+"""ReportData -> the page: one HTML file, no script, nothing loaded from elsewhere, all text escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from nagfast.analysis import charts
-from nagfast.analysis.charts import Axis, Bins, Floats, count, escape, number, percent, visible
-from nagfast.analysis.style import CSS
-from nagfast.schema import NagSpec
+from nagfast.analysis.report import charts
+from nagfast.analysis.report.charts import Axis, count, escape, number, percent, visible
+from nagfast.analysis.report.data import Document, Domain, ReportData
+from nagfast.analysis.report.style import CSS
 
 EXCERPT = 300  # characters of a document that are shown
 _EXCERPT_LINES = 7
@@ -18,83 +17,6 @@ _DASH = "\u2013"
 _TIMES = "\u00d7"
 _MINUS = "\u2212"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-
-
-@dataclass(frozen=True)
-class Domain:
-    """Documents of the pool that belong together. Those without a NAG count, but have no distance."""
-
-    name: str
-    """Value of the domain column."""
-    documents: int
-    """Documents in the pool."""
-    selected: int
-    """Documents selected."""
-    amount: int
-    """What the documents add up to, in the unit of the report."""
-    selected_amount: int
-    """What the selected ones add up to."""
-    nearest: float | None
-    """Smallest distance; None where no document has a NAG."""
-    median: float | None
-    """Median distance."""
-    farthest: float | None
-    """Largest distance."""
-    bins: Bins
-    """Distances on the axis of the report."""
-    layers: Floats | None
-    """float64 [L], mean similarity of each layer to the profile; None where no document has a NAG."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """A document of the pool, for reading."""
-
-    docid: str
-    domain: str
-    distance: float
-    selected: bool
-    text: str | None
-    """The beginning of its text; None where there is none."""
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """All a report shows. Its size does not grow with the pool."""
-
-    spec: NagSpec
-    """How the NAGs were made."""
-    num_targets: int
-    """Target documents of the profile."""
-    domains: tuple[Domain, ...] = ()
-    """Every document of the pool is in one of them."""
-    axis: Axis = field(default_factory=lambda: Axis(0.0, 1.0))
-    """Distances of the histograms."""
-    nearest: tuple[Document, ...] = ()
-    """Nearest first."""
-    farthest: tuple[Document, ...] = ()
-    """Farthest first."""
-    selected_range: tuple[float, float] | None = None
-    """Smallest and largest distance of the selected documents; None where there are none."""
-    layers_all: Floats | None = None
-    """float64 [L], mean similarity of each layer over the pool."""
-    layers_selected: Floats | None = None
-    """float64 [L], the same over the selected documents."""
-    unit: str = "documents"
-    """What amounts count: tokens, bytes or documents."""
-    budget: int | None = None
-    """Amount the selection was allowed; None where that is not known."""
-    provenance: dict[str, str] = field(default_factory=dict)
-    """Where the data came from, to be shown as it is."""
-    notes: tuple[str, ...] = ()
-    """What a reader has to know to read the figures rightly."""
-    target_texts: tuple[str, ...] = ()
-    """A few target documents."""
-    title: str = "What was selected, and why"
-
-    def total(self, name: str) -> int:
-        """Sum of a count over the domains."""
-        return sum(getattr(domain, name) for domain in self.domains)
 
 
 def render(data: ReportData) -> str:
@@ -309,11 +231,10 @@ def _documents(data: ReportData, _: Sequence[Domain]) -> str:
     title, lead = "Nearest and farthest documents", "The two ends of the ranking, and how each document begins."
     if not data.nearest:
         return _section("documents", title, lead, _nothing("No document has a distance."))
-    columns = [
-        f'<div><h3>{name}</h3>\n<ol class="cards">\n{"".join(_card(d, data.axis) for d in rows)}</ol></div>\n'
-        for name, rows in (("Nearest", data.nearest), ("Farthest", data.farthest))
-        if rows
-    ]
+    columns = []
+    for name, documents in (("Nearest", data.nearest), ("Farthest", data.farthest)):
+        cards = "".join(_card(document, data.axis) for document in documents)
+        columns += [f'<div><h3>{name}</h3>\n<ol class="cards">\n{cards}</ol></div>\n'] if cards else []
     return _section("documents", title, lead, f'<div class="two">\n{"".join(columns)}</div>')
 
 
@@ -371,11 +292,8 @@ def _provenance(data: ReportData) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(spec.versions.items())),
         **data.provenance,
     }
-    listed = "".join(
-        f"<div><dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd></div>\n"
-        for name, value in facts.items()
-        if value
-    )
+    shown = {escape(name): escape(value) for name, value in facts.items() if value}
+    listed = "".join(f"<div><dt>{name}</dt><dd><bdi>{value}</bdi></dd></div>\n" for name, value in shown.items())
     notes = "".join(f"<li>{escape(note)}</li>\n" for note in data.notes)
     notes = f'<ul class="notes">\n{notes}</ul>\n' if notes else ""
     return f'<footer id="provenance">\n<h2>How this was made</h2>\n{notes}<dl class="facts">\n{listed}</dl>\n</footer>'
