@@ -252,8 +252,8 @@ def _card(document: Document, axis: Axis) -> str:
 def _layers(data: ReportData, domains: Sequence[Domain]) -> str:
     title = "Which layers agree"
     lead = (
-        "Mean similarity to the profile, layer by layer; layer 0 is next to the input. Layers where the selection stands "
-        "out from the pool are those that tell the target apart."
+        "Mean similarity to the profile, layer by layer; layer 0 is next to the input. Layers where the selection "
+        "stands out from the pool are those that tell the target apart."
     )
     whole = (("selected", data.layers_selected), ("whole pool", data.layers_all))
     rows = [(name, values, "heatrow total") for name, values in whole if values is not None]

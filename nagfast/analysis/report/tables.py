@@ -150,7 +150,7 @@ class Tables:
         return self.payload.find(self.text_column)
 
     def read(self, run: Callable[[Relation], T]) -> T:
-        """What `run` makes of the payload; where that fails for text that is not UTF-8, a repaired copy of it from then on."""
+        """What `run` makes of the payload; one with text that is not UTF-8 gives way to a repaired copy."""
         assert self.payload is not None
         try:
             return run(self.payload)
