@@ -25,6 +25,8 @@ __all__ = ["FINAL", "Columns", "Rows", "Source", "UnreadableSourceError", "find_
 FINAL = Columns(text="content_split", id="meta.docid")
 """The columns of the reference's `final` records."""
 
+STORE = "nag.json"
+"""A folder that has it is a NAG store: it may lie below the text it was made of, and is no text."""
 FORMATS = ".parquet, .jsonl, .jsonl.gz or .jsonl.zst"
 _PARQUET = re.compile(r"\.(parquet|parq|pq)$", re.IGNORECASE)
 _LINES = re.compile(r"\.(jsonl|ndjson|jsonlines|json(?=\.(gz|zst|zstd)$))(\.(gz|zst|zstd))?$", re.IGNORECASE)
@@ -128,8 +130,10 @@ def _local(text: str) -> list[Source]:
 
 def _local_folder(folder: Path, root: Path) -> list[Source]:
     files = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.as_posix())
+    stores = {path.parent for path in files if path.name == STORE}
     visible = (p for p in files if not _hidden(p.relative_to(folder).as_posix(), named=False))
-    return [source for p in visible if (source := _local_file(p, root, named=False))]
+    texts = (p for p in visible if not stores.intersection(p.parents))
+    return [source for p in texts if (source := _local_file(p, root, named=False))]
 
 
 def _local_file(path: Path, root: Path, *, named: bool) -> Source | None:

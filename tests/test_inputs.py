@@ -100,6 +100,13 @@ def test_folders_are_searched_in_order(tmp_path):
     assert [s.format for s in find_sources([str(tmp_path)])] == ["jsonl", "parquet", "jsonl", "jsonl", "jsonl"]
 
 
+def test_stores_are_no_text(tmp_path):
+    touch(tmp_path, "a.parquet", "out/nag.json", "out/shard.parquet", "out/quarantine/x.jsonl", "output/b.jsonl")
+    assert found(tmp_path, tmp_path) == ["a.parquet", "output/b.jsonl"]
+    with pytest.raises(ArgumentError, match="no file to read"):
+        found(tmp_path, tmp_path / "out")
+
+
 def test_nothing_found_names_the_input(tmp_path):
     touch(tmp_path, "readme.md", "sub/x.txt")
     (tmp_path / "empty").mkdir()
