@@ -247,7 +247,7 @@ def gap_bars(gaps: Floats, title: str) -> str:
     width, height = 100 / len(gaps), 64
     high, low = max(float(gaps.max()), 0.0), min(float(gaps.min()), 0.0)
     scale = (height - 2) / (high - low) if high > low else 0.0
-    zero = 1 + high * scale
+    zero = 1 + high * scale if scale else height - 1
     parts = []
     for layer, gap in enumerate(gaps):
         top, kind = zero - max(gap, 0.0) * scale, "sel" if gap >= 0 else "less"

@@ -118,9 +118,9 @@ def _share(part: float, whole: float) -> float:
 def _header(data: ReportData) -> str:
     documents, selected = data.total("documents"), data.total("selected")
     backbone = escape(data.spec.backbone or data.spec.fingerprint)
-    outcome = f"The nearest {number(selected)} were selected." if selected else "None was selected."
-    if selected == 1:
-        outcome = "The nearest one was selected."
+    outcome = f"{number(selected)} of them {'was' if selected == 1 else 'were'} selected."
+    if not selected:
+        outcome = "None was selected."
     sentence = (
         f"{count(documents, 'document')}, ranked by how far the neurons that each activates in the language model "
         f"<b><bdi>{backbone}</bdi></b> overlap with those of {count(data.num_targets, 'target document')}. {outcome}"
@@ -150,7 +150,7 @@ def _figures(data: ReportData) -> list[tuple[str, str, str]]:
     ]
     if data.unit != "documents":
         detail = f"{number(chosen)} of {number(amount)}"
-        figures.append((percent(_share(chosen, amount)), f"of the {data.unit} selected", detail))
+        figures.append((percent(_share(chosen, amount)), f"of the {data.unit}", detail))
     span = _DASH if data.selected_range is None else _DASH.join(f"{value:.3f}" for value in data.selected_range)
     size = charts.THIN.join((str(spec.num_layers), _TIMES, str(spec.top_k)))
     each = f"{count(spec.num_layers, 'layer')}, {number(spec.top_k)} of {number(spec.num_neurons)} in each"
@@ -269,11 +269,12 @@ def _layers(data: ReportData, domains: Sequence[Domain]) -> str:
         bars = charts.gap_bars(gaps, f"selected less whole pool: {span} over the layers")
         parts.append(_row(f"selected {_MINUS} whole pool", span, bars, "gap"))
     for name, values, kind in rows:
-        mean = f"mean {values.mean():.3f}"
-        said = f"{name}: {mean}, {values.min():.3f} to {values.max():.3f} over the layers"
+        mean = f"{values.mean():.3f}"
+        said = f"{name}: mean {mean}, {values.min():.3f} to {values.max():.3f} over the layers"
         parts.append(_row(escape(name), mean, charts.heat_row(values, low, high, said), kind))
     parts.append(_bare(charts.layer_axis(data.spec.num_layers), "layer"))
-    keys = f'<p class="keys"><span>mean similarity {charts.heat_legend(low, high)}</span></p>'
+    legend = f"<span>mean similarity {charts.heat_legend(low, high)}</span>"
+    keys = f'<p class="keys">{legend}<span>beside each name, its mean over the layers</span></p>'
     lines = ([str(layer), *map(_four, table[:, layer])] for layer in range(table.shape[1]))
     numbers = _table(("layer", *(escape(name) for name, _, _ in rows)), lines)
     return _section("layers", title, lead, keys, _chart(parts, "tight"), _folded("The same in numbers", numbers))

@@ -29,11 +29,10 @@ section, footer { margin-top: 52px; padding-top: 20px; border-top: 1px solid var
 .sentence { margin-top: 12px; max-width: 68ch; font-size: 17px; overflow-wrap: anywhere; }
 .lead { color: var(--soft); max-width: 76ch; margin: 4px 0 16px; }
 .none { color: var(--soft); font-style: italic; }
-.tiles {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1px; margin-top: 26px;
-  background: var(--rule); border: 1px solid var(--rule);
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); margin: 26px 0 0 1px; }
+.tiles div {
+  display: flex; flex-direction: column; padding: 12px 14px; margin: -1px 0 0 -1px; border: 1px solid var(--rule);
 }
-.tiles div { background: var(--bg); padding: 12px 14px; display: flex; flex-direction: column; }
 .tiles dt { order: 2; font-size: 14px; line-height: 1.3; text-wrap: balance; }
 .tiles dd { display: contents; }
 .tiles b {
@@ -56,6 +55,8 @@ section, footer { margin-top: 52px; padding-top: 20px; border-top: 1px solid var
 .heatrow .label { display: flex; justify-content: flex-end; align-items: baseline; gap: 8px; }
 .label { text-align: right; line-height: 1.25; font-size: 14px; overflow-wrap: anywhere; min-width: 0; }
 .label small { display: block; white-space: nowrap; }
+.label bdi { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden; }
+.heatrow .label bdi { display: block; white-space: nowrap; text-overflow: ellipsis; min-width: 0; }
 .chart > .row + .row { margin-top: 4px; }
 .chart > .row.bare { margin-top: 0; }
 .tight > .row + .row { margin-top: 1px; }
@@ -92,7 +93,7 @@ th, td {
 }
 th { font-weight: 400; } thead th { color: var(--soft); font-size: 13px; line-height: 1.25; white-space: normal; }
 th:first-child { padding-left: 0; text-align: left; }
-tbody th { max-width: 16em; overflow: hidden; text-overflow: ellipsis; }
+tbody th { min-width: 7em; max-width: 18em; white-space: normal; overflow-wrap: anywhere; }
 .cards { list-style: none; padding: 0; margin-top: 10px; }
 .cards li { padding: 10px 0 12px; border-top: 1px solid var(--rule); break-inside: avoid; }
 .meta { display: flex; align-items: baseline; flex-wrap: wrap; gap: 2px 10px; font-size: 13px; }
@@ -146,7 +147,7 @@ footer ul { padding-left: 20px; margin-top: 10px; }
   body { font-size: 12px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { max-width: none; padding: 0; }
   details::details-content { content-visibility: visible; block-size: auto; }
-  .chart, .tiles, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  .chart, .tiles, tr { break-inside: avoid; } h2, h3, .lead, .keys { break-after: avoid; }
   .scroll { overflow: visible; }
 }
 """
