@@ -354,7 +354,9 @@ class _LineParser:
         self.source, self.columns = source, columns
         self.chunk = _Chunk(source, start)
         self.kept: dict[str, list[Any]] = {name: [] for name in columns.keep}
-        self.unseen = set(_options(columns))
+        self.names = list(_options(columns))
+        self.unseen = set(self.names)
+        self.objects = 0
         self.seen: dict[str, None] = {}  # the keys of the first objects, in order
 
     def add(self, row: int, line: bytes) -> None:
@@ -378,11 +380,13 @@ class _LineParser:
         self._add_record(row, record, text)
 
     def _add_record(self, row: int, record: dict[str, Any], line: str) -> None:
-        found = {name: _lookup(record, name) for name in _options(self.columns)}
-        self.unseen -= {name for name, value in found.items() if value is not _ABSENT}
-        if len(self.seen) < 100:
+        values = {name: _lookup(record, name) for name in self.names}
+        if self.unseen:
+            self.unseen.difference_update(name for name, value in values.items() if value is not _ABSENT)
+        values = {name: None if value is _ABSENT else value for name, value in values.items()}
+        if self.objects < 10:
             self.seen.update(dict.fromkeys(_keys(record)))
-        values = {name: None if value is _ABSENT else value for name, value in found.items()}
+        self.objects += 1
         docid, document = values[self.columns.id], values[self.columns.text]
         if type(docid) is int:
             docid = str(docid)
@@ -398,8 +402,8 @@ class _LineParser:
 
     def finish(self, count: int) -> Rows:
         """The chunk; a column that the first chunk nowhere has is a wrong argument, not a bad row."""
-        if self.chunk.rows.start == 0 and self.unseen and self.seen:
-            name = next(name for name in _options(self.columns) if name in self.unseen)
+        if self.chunk.rows.start == 0 and self.unseen and self.objects:
+            name = next(name for name in self.names if name in self.unseen)
             raise missing_column(self.source, name, _options(self.columns)[name], list(self.seen))
         if self.kept:
             self.chunk.kept.append(pa.table({name: _column(values) for name, values in self.kept.items()}))
