@@ -26,6 +26,7 @@ h3 { font-size: 15px; font-weight: 600; }
 small { font-size: 13px; color: var(--soft); }
 section, footer { margin-top: 52px; padding-top: 20px; border-top: 1px solid var(--rule); }
 .over { color: var(--soft); font-size: 13px; margin-bottom: 6px; }
+.sentence, .lead { text-wrap: pretty; }
 .sentence { margin-top: 12px; max-width: 68ch; font-size: 17px; overflow-wrap: anywhere; }
 .lead { color: var(--soft); max-width: 76ch; margin: 4px 0 16px; }
 .none { color: var(--soft); font-style: italic; }
@@ -121,6 +122,9 @@ footer ul { padding-left: 20px; margin-top: 10px; }
   border-bottom: 1px solid var(--rule);
 }
 .facts dt { color: var(--soft); } .facts dd { overflow-wrap: anywhere; }
+@media (max-width: 1040px) {
+  .tiles { grid-template-columns: repeat(3, 1fr); }
+}
 @media (max-width: 720px) {
   main { padding: 24px 16px 40px; }
   h1 { font-size: 26px; }
