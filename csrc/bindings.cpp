@@ -139,7 +139,9 @@ bool require_nags(const py::array& nags, int64_t neurons) {
     refuse("nags", "uint32 for layers of " + std::to_string(neurons) + " neurons", nags,
            "the largest value is the sentinel and must not be a neuron");
   }
-  if (nags.shape(1) == 0 || nags.shape(2) == 0) refuse("nags", "at least one layer and K >= 1", nags, "check the shape");
+  if (nags.shape(1) == 0 || nags.shape(2) == 0) {
+    refuse("nags", "at least one layer and K >= 1", nags, "check the shape");
+  }
   return narrow;
 }
 

@@ -64,7 +64,9 @@ void sort_largest(uint64_t* keys, int64_t count, int64_t k) {
 // Memory of one worker, allocated once.
 struct Scratch {
   explicit Scratch(int64_t columns, int64_t groups)
-      : maxima(static_cast<size_t>(groups)), indices(static_cast<size_t>(columns)), keys(static_cast<size_t>(columns)) {}
+      : maxima(static_cast<size_t>(groups)),
+        indices(static_cast<size_t>(columns)),
+        keys(static_cast<size_t>(columns)) {}
   std::vector<float> maxima;
   std::vector<uint32_t> indices;
   std::vector<uint64_t> keys;
