@@ -571,7 +571,7 @@ def test_flipped_bytes_never_crash(tmp_path, monkeypatch):
     path = tmp_path / "st" / "s-0.parquet"
     whole = path.read_bytes()
     footer = int.from_bytes(whole[-8:-4], "little") + 8
-    positions = [*range(0, len(whole) - footer, 29), *range(len(whole) - footer, len(whole), 5)]
+    positions = [*range(0, len(whole) - footer, 97), *range(len(whole) - footer, len(whole), 11)]
     refused = 0
     for at in positions:
         data = bytearray(whole)
