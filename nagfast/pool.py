@@ -201,6 +201,7 @@ class Pool:
             f"SELECT position, docid, 'duplicate docid' FROM ({first} WHERE hash(docid) IN (SELECT h FROM twice)) "
             "WHERE position > first",
         )
+        self.session.run("DROP TABLE twice")
         self._report(name, relation)
 
     def _set_aside(self, name: str, rows: str) -> int:
