@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nagfast.backbone import Backbone
     from nagfast.errors import NagfastError
-    from nagfast.extract import extract
+    from nagfast.extraction import extract
     from nagfast.schema import NagBatch, NagSpec
     from nagfast.scorer import Scorer
     from nagfast.store import NagStore
@@ -34,7 +34,7 @@ _HOME = {
     "NagfastError": "errors",
     "Scorer": "scorer",
     "TargetProfile": "targets",
-    "extract": "extract",
+    "extract": "extraction",
 }
 
 

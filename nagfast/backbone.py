@@ -293,7 +293,7 @@ class Backbone:
         batch = self._check_batch()
         expected = self._one_at_a_time(batch, everything) if check else {}
         stock = self.config._attn_implementation
-        reasons = []
+        reasons: list[str] = []
         for layout in ("packed", "equal_length"):
             self.layout = layout
             self.model.set_attn_implementation(attention.NAME if layout == "packed" else stock)  # type: ignore[operator]
@@ -303,7 +303,9 @@ class Backbone:
             reason = self._difference(batch, expected, everything)
             if reason is None:
                 if reasons:
-                    log.warning("%s: documents cannot be packed (%s); running equal lengths together", self.name, reasons[0])
+                    log.warning(
+                        "%s: documents cannot be packed (%s); running equal lengths together", self.name, reasons[0]
+                    )
                 return
             reasons.append(reason)
             if self._fused is not None:
@@ -352,7 +354,8 @@ class Backbone:
             scale = np.abs(expected[neuron_type]).max(axis=(0, 2), keepdims=True)
             worst = float((np.abs(found[neuron_type] - expected[neuron_type]) / np.maximum(scale, 1e-30)).max())
             if not worst <= tolerance:
-                return f"{self.layout} {neuron_type} impacts differ by {worst:.1e} of the layer's largest (limit {tolerance:.0e})"
+                where = f"{self.layout} {neuron_type} impacts"
+                return f"{where} differ by {worst:.1e} of the layer's largest (limit {tolerance:.0e})"
         return None
 
 

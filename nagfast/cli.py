@@ -1,5 +1,6 @@
-"""The nagfast command. Options come from the config dataclasses; exit codes: 0 done, 1 failed, 2 a wrong argument,
-3 done with rows set aside. Errors are one line on stderr.
+"""The nagfast command: options come from the config dataclasses, errors are one line on stderr.
+
+Exit codes: 0 done, 1 failed, 2 a wrong argument, 3 done with rows set aside.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from nagfast import config as configs
-from nagfast.errors import ArgumentError, NagfastError
+from nagfast.errors import NagfastError
 
 
 class _Parser(argparse.ArgumentParser):

@@ -25,7 +25,7 @@ def _say(line: str = "") -> None:
 
 def extract(config: configs.ExtractConfig) -> int:
     """Text -> NAG store."""
-    from nagfast.extract import run_extract
+    from nagfast.extraction import run_extract
 
     summary = run_extract(config)
     rate = summary.tokens / max(summary.seconds, 1e-9)
@@ -197,7 +197,7 @@ def deactivate(config: configs.DeactivateConfig) -> int:
     from nagfast.targets import TargetProfile
 
     keys = write_keys(TargetProfile.load(config.profile), config.out, top_k=config.top_k)
-    _say(f"{config.out}: {len(keys)} layers, {sum(len(k) for k in keys.values()):,} neurons")
+    _say(f"{config.out}: {len(keys)} layers, {sum(map(len, keys.values())):,} neurons")
     return 0
 
 
@@ -226,7 +226,10 @@ def doctor(_config: configs.DoctorConfig) -> int:
 
     machine = env.machine()
     _say(f"nagfast {env.versions().get('nagfast', '?')}  commit {machine['commit'] or 'unknown'}")
-    _say(f"python {platform.python_version()}  " + "  ".join(f"{k} {v}" for k, v in env.versions().items() if k != "python"))
+    _say(
+        f"python {platform.python_version()}  "
+        + "  ".join(f"{k} {v}" for k, v in env.versions().items() if k != "python")
+    )
     _say(f"cpu: {machine['cpu']}, {machine['cores']} cores, torch uses {torch.get_num_threads()} threads")
     _say(f"gpu: {machine.get('gpu', 'none that torch can see')}")
     _say()
@@ -239,12 +242,23 @@ def doctor(_config: configs.DoctorConfig) -> int:
     for op in ("swiglu_impact", "segment_impact", "topk", "count", "score"):
         _say(f"  {op}: {ops.resolve('auto')}")
     dtype = "bfloat16" if torch.cuda.is_available() or env.has_bfloat16_matrix() else "float32"
-    why = "a GPU is there" if torch.cuda.is_available() else (
-        "this CPU has bfloat16 matrix instructions" if env.has_bfloat16_matrix() else
-        "no GPU, and this CPU has no bfloat16 matrix instructions"
+    why = (
+        "a GPU is there"
+        if torch.cuda.is_available()
+        else (
+            "this CPU has bfloat16 matrix instructions"
+            if env.has_bfloat16_matrix()
+            else "no GPU, and this CPU has no bfloat16 matrix instructions"
+        )
     )
     _say(f"--dtype auto: {dtype} ({why})")
-    for package, extra in (("scikit-learn", "analysis"), ("matplotlib", "analysis"), ("faiss-cpu", "faiss-cpu"), ("datasketch", "minhash"), ("triton", "triton")):
+    for package, extra in (
+        ("scikit-learn", "analysis"),
+        ("matplotlib", "analysis"),
+        ("faiss-cpu", "faiss-cpu"),
+        ("datasketch", "minhash"),
+        ("triton", "triton"),
+    ):
         found = env.version(package)
         _say(f"{package}: {found}" if found else f'{package}: not installed (pip install "nagfast[{extra}]")')
     return 0
@@ -258,7 +272,7 @@ def demo(config: configs.DemoConfig) -> int:
 
     from nagfast.backbone import Backbone
     from nagfast.bundled import SAMPLE
-    from nagfast.extract import run_extract
+    from nagfast.extraction import run_extract
 
     begun = time.monotonic()
     if config.threads is not None:
@@ -270,7 +284,11 @@ def demo(config: configs.DemoConfig) -> int:
     for name, path in (("target", target), ("pool", pool)):
         summary = run_extract(
             configs.ExtractConfig(
-                inputs=(path,), out=str(out / name), keep="dataset", count_tokens=True, overwrite=True,
+                inputs=(path,),
+                out=str(out / name),
+                keep="dataset",
+                count_tokens=True,
+                overwrite=True,
                 threads=config.threads,
             ),
             backbone,
@@ -281,8 +299,12 @@ def demo(config: configs.DemoConfig) -> int:
     # The sample has no token counts: the store has them (extract --count-tokens).
     code = rank(
         configs.RankConfig(
-            store=(str(out / "pool"),), target=str(out / "target"), payload=(pool,), out=selected,
-            fraction=config.fraction, threads=config.threads,
+            store=(str(out / "pool"),),
+            target=str(out / "target"),
+            payload=(pool,),
+            out=selected,
+            fraction=config.fraction,
+            threads=config.threads,
         )
     )
     _say()
@@ -290,8 +312,11 @@ def demo(config: configs.DemoConfig) -> int:
     _say()
     report(
         configs.ReportConfig(
-            store=str(out / "pool"), profile=str(out / "selected.profile.npz"), payload=(pool,),
-            selection=selected, out=str(out / "report.html"),
+            store=str(out / "pool"),
+            profile=str(out / "selected.profile.npz"),
+            payload=(pool,),
+            selection=selected,
+            out=str(out / "report.html"),
         )
     )
     _say(f"done in {time.monotonic() - begun:.1f} s")

@@ -33,7 +33,7 @@ class FusedMlps:
         self.keep: Keep | None = None
         self.whole_last_layer = True
         self.active = False
-        self.originals = [m.module.forward for m in mlps]
+        self.originals: list[Callable[[torch.Tensor], torch.Tensor]] = [m.module.forward for m in mlps]
         for layer, mlp in enumerate(mlps):
             mlp.module.forward = self._forward_of(layer, mlp)  # type: ignore[method-assign]
 
@@ -89,12 +89,13 @@ class FusedMlps:
             impacts = ops.swiglu_impact(gate_up, self.cu_seqlens, reduction=self.reduction)
             if self.keep is not None:
                 self.keep(layer, impacts)
-            return mlp.down(gate_up[:, : self.neurons]).view(x.shape)
+            out: torch.Tensor = mlp.down(gate_up[:, : self.neurons])
+            return out.view(x.shape)
 
         return forward
 
     def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """x @ weight.T in the kept buffer ([tokens, rows of weight])."""
+        """X @ weight.T in the kept buffer ([tokens, rows of weight])."""
         size = x.shape[0] * weight.shape[0]
         if self.buffer.numel() < size or self.buffer.dtype != x.dtype:
             self.buffer = torch.empty(size, dtype=x.dtype)
@@ -109,7 +110,9 @@ def _merge(gate: nn.Linear, up: nn.Linear) -> torch.Tensor:
     if merged is not None:
         return merged
     merged = torch.cat([gate.weight.detach(), up.weight.detach()])
-    object.__setattr__(gate, "gate_up_weight", merged)  # not a parameter or buffer of its own: a second install finds it
+    object.__setattr__(
+        gate, "gate_up_weight", merged
+    )  # not a parameter or buffer of its own: a second install finds it
     gate.weight = nn.Parameter(merged[:rows], requires_grad=False)
     up.weight = nn.Parameter(merged[rows:], requires_grad=False)
     return merged

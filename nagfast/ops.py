@@ -7,6 +7,7 @@ environment variable NAGFAST_ISA (auto, scalar, avx2, avx512) forces the instruc
 
 from __future__ import annotations
 
+import itertools
 import os
 from functools import cache
 from types import ModuleType
@@ -80,7 +81,9 @@ def _check_segments(x: torch.Tensor, cu_seqlens: Array, reduction: str) -> None:
     if x.ndim != 2:
         raise ArgumentError(f"x: got shape {list(x.shape)}; give [tokens, columns]")
     if cu_seqlens.ndim != 1 or len(cu_seqlens) < 1 or cu_seqlens[0] != 0 or cu_seqlens[-1] != x.shape[0]:
-        raise ArgumentError(f"cu_seqlens: must run from 0 to the {x.shape[0]} tokens; got {cu_seqlens[:1]}..{cu_seqlens[-1:]}")
+        raise ArgumentError(
+            f"cu_seqlens: must run from 0 to the {x.shape[0]} tokens; got {cu_seqlens[:1]}..{cu_seqlens[-1:]}"
+        )
     if reduction not in REDUCTIONS:
         raise ArgumentError(f"reduction: got {reduction!r}; use one of {', '.join(REDUCTIONS)}")
 
@@ -106,7 +109,7 @@ def segment_impact(
     _check_segments(x, cu_seqlens, reduction)
     x = x.detach()
     if resolve(backend) == "reference":
-        parts = [reference.impact(x[a:b].float(), reduction) for a, b in zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)]
+        parts = [reference.impact(x[a:b].float(), reduction) for a, b in itertools.pairwise(cu_seqlens)]
         return torch.stack(parts).numpy() if parts else np.zeros((0, x.shape[1]), np.float32)
     out = np.empty((len(cu_seqlens) - 1, x.shape[1]), np.float32)
     extension = native()

@@ -37,7 +37,7 @@ class Prefetch(Generic[T]):
                 if not self._put(("item", item)):
                     return
             self._put(("end", None))
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer
+        except BaseException as error:
             self._put(("error", error))
 
     def __iter__(self) -> Iterator[T]:

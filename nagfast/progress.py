@@ -21,7 +21,8 @@ class Progress:
         self.tokens = 0
         self.share = 0.0
         self._begun = time.monotonic()
-        self._base_share = 0.0
+        self._first_share: float | None = None  # what an earlier run had done counts for the share, not for the ETA
+        self._part = (0.0, 1.0, 1, 0)
         self._said = self._begun
         self._bar: Any = None
         self._task: Any = None
@@ -55,16 +56,18 @@ class Progress:
         """Tokens per second since the start."""
         return self.tokens / max(self.seconds, 1e-9)
 
-    def skip(self, share: float) -> None:
-        """Input that an earlier run had done: it counts for the share, not for the rate."""
-        self._base_share = self.share = share
+    def begin_part(self, share: float, tokens: int) -> None:
+        """A part of the input begins: its tokens take the share from where it is to `share`."""
+        self._part = (self.share, share, max(1, tokens), self.tokens)
+        if self._first_share is None:
+            self._first_share = self.share
 
-    def advance(self, documents: int, tokens: int, share: float | None = None) -> None:
+    def advance(self, documents: int, tokens: int) -> None:
         """Note work done and say so, at most every few seconds."""
         self.documents += documents
         self.tokens += tokens
-        if share is not None:
-            self.share = min(1.0, share)
+        begin, end, size, before = self._part
+        self.share = begin + (end - begin) * min(1.0, (self.tokens - before) / size)
         text = f"{self.documents:,} documents, {self.rate:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=self.share, rate=text)
@@ -74,7 +77,7 @@ class Progress:
 
     def eta(self) -> str:
         """Time left as h:mm:ss, or "?" where it cannot be told."""
-        done = self.share - self._base_share
+        done = self.share - (self._first_share or 0.0)
         if done <= 0:
             return "?"
         left = int(self.seconds * (1 - self.share) / done)

@@ -100,6 +100,15 @@ class Quarantine:
         """Forget that a file could not be read: it could be this time."""
         self._remove(self.folder / f"{source.name}.unreadable.json")
 
+    def clear(self) -> None:
+        """Forget everything: the run starts over.
+
+        Raises:
+            NagfastError: a file cannot be removed.
+        """
+        for path in [*self._files("*.jsonl"), *self._files("*.unreadable.json")]:
+            self._remove(path)
+
     def rows(self) -> Iterator[BadRow]:
         """All bad rows, by shard name and then in order.
 

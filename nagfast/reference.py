@@ -1,4 +1,4 @@
-"""Ground truth: every definition of nagfast in plain torch and numpy. Never optimised; every fast path is tested against it.
+"""Ground truth: every definition of nagfast in plain torch and numpy; every fast path is tested against it.
 
 Impact (arXiv 2604.15706, section 2.2), for a document of T tokens and the output x of a tapped projection:
 
@@ -57,7 +57,8 @@ def topk(impacts: Array, k: int) -> Array:
         raise ArgumentError(f"k: got {k}; use 1 to {impacts.shape[-1]}, the neurons of a layer")
     if np.isnan(impacts).any():
         raise ArgumentError("impacts: not a number (NaN) among them; the backbone's arithmetic overflowed")
-    return np.argsort(-impacts, axis=-1, kind="stable")[..., :k]
+    order: Array = np.argsort(-impacts, axis=-1, kind="stable")
+    return order[..., :k]
 
 
 def projection_impacts(
@@ -167,7 +168,8 @@ def profile_weights(counts: Array, power: float = 1.0) -> Array:
     """w_l[k] = c_l[k]^p / sum_k c_l[k]^p (float64 [L, N]); a layer with no counts has weight 0."""
     raised = np.where(counts > 0, counts.astype(np.float64) ** power, 0.0)
     total = raised.sum(axis=1, keepdims=True)
-    return np.divide(raised, total, out=np.zeros_like(raised), where=total > 0)
+    weights: Array = np.divide(raised, total, out=np.zeros_like(raised), where=total > 0)
+    return weights
 
 
 def similarity(nags: Array, weights: Array) -> Array:
@@ -193,7 +195,8 @@ def integer_sums(nags: Array, counts: Array) -> Array:
 def overlap(a: Array, b: Array) -> float:
     """NAG similarity of two documents, (1/(L K)) sum_l |A_l and B_l in common|."""
     layers, k = a.shape
-    return sum(len(set(a[layer].tolist()) & set(b[layer].tolist())) for layer in range(layers)) / (layers * k)
+    shared = sum(len(set(a[layer].tolist()) & set(b[layer].tolist())) for layer in range(layers))
+    return float(shared / (layers * k))
 
 
 # --- selection --------------------------------------------------------------------------------------------------------

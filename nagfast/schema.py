@@ -138,7 +138,9 @@ class NagSpec:
     def from_dict(cls, value: object, where: str) -> Self:
         """Read what to_dict wrote; `where` names the file in the error."""
         if not isinstance(value, dict):
-            raise ArgumentError(f"{where}: the NAG spec is a {type(value).__name__}, not an object; the file is damaged")
+            raise ArgumentError(
+                f"{where}: the NAG spec is a {type(value).__name__}, not an object; the file is damaged"
+            )
         known = {f.name for f in fields(cls)}
         unknown = set(value) - known
         needed = {"fingerprint", "num_layers", "num_neurons", "top_k"} - set(value)
@@ -184,7 +186,8 @@ class NagBatch:
     @property
     def empty(self) -> npt.NDArray[np.bool_]:
         """Which documents have no NAG (bool [n])."""
-        return self.indices[:, 0, 0] == self.spec.sentinel
+        empty: npt.NDArray[np.bool_] = np.equal(self.indices[:, 0, 0], self.spec.sentinel)
+        return empty
 
     def with_top_k(self, top_k: int | None) -> NagBatch:
         """The same NAGs with K lowered; a view, nothing is copied."""

@@ -60,7 +60,7 @@ class Scorer:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _score(self, texts: list[str]) -> npt.NDArray[np.float64]:
-        from nagfast.extract import extract
+        from nagfast.extraction import extract
 
         spec = self.profile.spec
         nags = extract(

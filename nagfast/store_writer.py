@@ -141,7 +141,7 @@ class StoreWriter:
         found = self._sources.get(shard)
         return found is not None and found == json.loads(json.dumps(dict(source)))
 
-    def write(  # noqa: PLR0917 - the order is that of the columns
+    def write(
         self,
         shard: str,
         docids: Sequence[str],

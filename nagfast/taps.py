@@ -154,9 +154,7 @@ def _heads_tap(layer: nn.Module, which: str, config: Any) -> Tap | None:
     interleaved = _first(attention, INTERLEAVED_QKV)
     if interleaved is not None:
         third = "qkv".index(which)
-        return Tap(
-            interleaved, lambda x, _: x.unflatten(-1, (heads, 3, head_dim))[..., third, :].flatten(-2), neurons
-        )
+        return Tap(interleaved, lambda x, _: x.unflatten(-1, (heads, 3, head_dim))[..., third, :].flatten(-2), neurons)
     return None
 
 

@@ -137,9 +137,7 @@ class TargetProfile:
         what = f"{store.path}" + (f" where {where}" if where else "")
         _require_targets(documents, rows, what)
         assert counts is not None and spec is not None
-        provenance = _provenance(
-            rows, documents, where=where, store=str(store.path), notes=store.provenance()["notes"]
-        )
+        provenance = _provenance(rows, documents, where=where, store=str(store.path), notes=store.provenance()["notes"])
         return cls(counts, documents, spec, float(power), provenance)
 
     # --- using it -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The published command line: exit codes, one-line errors, odd input. Agreement is in test_golden_ranking.py."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import GOLDEN
 from test_targets import nags, store
 
 from nagfast.adapters.reference import main
@@ -190,22 +190,41 @@ def test_tsne_command(tmp_path):
     assert main(["tsne", *flags[2:], "--parquet", "/nowhere"]) == 2
 
 
-def test_extract_hands_its_arguments_on(tmp_path, monkeypatch):
-    seen = {}
-    engine = importlib.import_module("nagfast.extract")
-    monkeypatch.setattr(engine, "extract_to_reference", lambda **options: seen.update(options), raising=False)
-    flags = ["--model_path", "m", "--in_data_path", "i", "--out_data_path", "o", "--model_type", "other"]
-    assert main(["extract", *flags, "--format", "final", "--neuron_types", "fwd_up,att_q"]) == 0
-    assert seen == {
-        "in_data_path": "i",
-        "out_data_path": "o",
-        "model_path": "m",
-        "format": "final",
-        "max_length": 120,
-        "batch_size": 6,
-        "top_k": 20,
-        "neuron_types": "fwd_up,att_q",
-    }
+def test_extract_writes_the_published_features(tmp_path):
+    family = GOLDEN / "qwen3"
+    flags = [
+        "--model_type",
+        "qwen3-0.6b-base",
+        "--model_path",
+        str(family / "model"),
+        "--in_data_path",
+        str(family / "pool"),
+    ]
+    flags += ["--out_data_path", str(tmp_path / "out"), "--max_length", "48", "--top_k", "8"]
+    assert main(["extract", *flags, "--batch_size", "4", "--neuron_types", "fwd_up,att_o"]) == 0
+    ours = [json.loads(line) for line in (tmp_path / "out" / "part-0.jsonl").read_text().splitlines()]
+    published = [json.loads(x) for x in (family / "features" / "pool" / "part-0.jsonl").read_text().splitlines()]
+    names = ("docid", "fwd_up_feature", "att_o_feature")
+    assert ours == [{n: record[n] for n in names} for record in published]
+    assert main(["extract", *flags]) == 0  # what is there is left alone
+    assert len(json.loads((tmp_path / "out" / "part-0.jsonl").read_text().splitlines()[0])) == 3
+
+
+def test_extract_reads_the_final_format_and_sets_bad_rows_aside(tmp_path):
+    (tmp_path / "in").mkdir()
+    rows = [{"meta": {"docid": "a"}, "content_split": "seven apples"}, {"meta": {"docid": "b"}, "content_split": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "x.parquet")
+    flags = [
+        "--model_type",
+        "x",
+        "--model_path",
+        str(GOLDEN / "qwen3" / "model"),
+        "--in_data_path",
+        str(tmp_path / "in"),
+    ]
+    assert main(["extract", *flags, "--out_data_path", str(tmp_path / "out"), "--format", "final", "--top_k", "4"]) == 3
+    lines = (tmp_path / "out" / "x.jsonl").read_text().splitlines()
+    assert [json.loads(line)["docid"] for line in lines] == ["a"]
 
 
 def test_wide_layers_and_sentinels_share_a_spec():

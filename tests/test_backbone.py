@@ -155,7 +155,10 @@ def test_fingerprint_and_memory_survive_the_merge_of_gate_and_up():
     assert mlp.up_proj.weight.untyped_storage().data_ptr() == mlp.gate_proj.weight.untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "smollm3", "mistral", "olmo2", "gemma3_text", "phi3", "gpt_neox", "opt", "bloom"])
+@pytest.mark.parametrize(
+    "name",
+    ["qwen2", "qwen3", "llama", "smollm3", "mistral", "olmo2", "gemma3_text", "phi3", "gpt_neox", "opt", "bloom"],
+)
 def test_act_grad_equals_plain_autograd(name):
     backbone = tiny_backbone(name)
     tokens = documents(lengths=(30, 17, 17, 5, 2))

@@ -11,8 +11,8 @@ LAYERS = [
     {"reference", "_C", "kernels", "bundled"},
     {"ops", "packing", "overlap", "progress", "files", "quarantine", "inputs", "records", "manifest", "shards"}
     | {"store_writer", "store", "interchange", "duck", "relations"},
-    {"attention", "taps", "mlp", "backbone", "gradients", "targets", "scoring", "selection"},
-    {"extract"},
+    {"attention", "taps", "mlp", "backbone", "gradients", "targets", "scoring", "pool", "selection"},
+    {"extraction"},
     {"scorer", "adapters", "analysis", "bundled.train"},
     {"commands", "cli", "__init__", "demo"},
 ]

@@ -94,7 +94,7 @@ def test_an_empty_store_gives_an_empty_file(tmp_path):
 
 
 def test_scorer_agrees_with_extract_and_streams(golden):
-    from nagfast.extract import extract
+    from nagfast.extraction import extract
 
     backbone = golden["backbone"]
     texts = [*golden["pool"]["doc"].to_pylist()[:20], ""]

@@ -6,7 +6,8 @@
 Features are the reference's JSON lines or Parquet ({"docid", "<type>_feature": {"layer_topk_value_index": [...]}}), or
 a NAG store given as a folder. What differs: rows that tie exactly are in the order of their docids; of rows with the
 same docid the first is used, the others go to OUTPUT.quarantine; t-SNE compares which neurons two documents share, not
-index numbers. Exit codes: 0 done, 1 failed, 2 wrong argument; an error is one line on stderr.
+index numbers. Exit codes: 0 done, 1 failed, 2 wrong argument, 3 rows of
+extract were set aside; an error is one line on stderr.
 """
 
 from __future__ import annotations
@@ -31,8 +32,12 @@ from nagfast.adapters.reference_files import (
     read_features,
     slice_features,
 )
+from nagfast.config import ExtractConfig
 from nagfast.errors import ArgumentError, NagfastError
+from nagfast.inputs import FINAL, Columns
+from nagfast.interchange import write_reference_jsonl
 from nagfast.schema import NEURON_TYPES
+from nagfast.store import NagStore
 from nagfast.targets import TargetProfile
 
 log = logging.getLogger(__name__)
@@ -77,22 +82,43 @@ def _docids_of(payload: str, column: str, value: str | None) -> set[str]:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def extract(args: argparse.Namespace) -> None:
-    """Text -> one JSON lines file of features per input file."""
-    from nagfast.extract import extract_to_reference
+def extract(args: argparse.Namespace) -> int:
+    """Text -> one JSON lines file of features per input file.
+
+    Each input file has a NAG store of its own in the hidden folder .nagfast of the output, so that a run that was
+    killed is taken up. Files that are there already are left alone, as published.
+    """
+    from nagfast.backbone import Backbone
+    from nagfast.extraction import run_extract
 
     if args.model_type not in MODEL_TYPES:
         log.info("--model_type %s is not one of the reference's; any gated causal model will do", args.model_type)
-    extract_to_reference(
-        in_data_path=args.in_data_path,
-        out_data_path=args.out_data_path,
-        model_path=args.model_path,
-        format=args.format,
-        max_length=args.max_length,
-        batch_size=args.batch_size,
-        top_k=args.top_k,
-        neuron_types=args.neuron_types,
-    )
+    columns = FINAL if args.format == "final" else Columns()
+    out = Path(args.out_data_path)
+    backbone = Backbone.load(args.model_path)
+    left_out = 0
+    for path in sorted(Path(args.in_data_path).glob("*.parquet")) or [Path(args.in_data_path) / "*.parquet"]:
+        done = out / f"{path.stem}.jsonl"
+        if done.exists():
+            continue
+        store = out / ".nagfast" / path.stem
+        config = ExtractConfig(
+            inputs=(str(path),),
+            out=str(store),
+            top_k=args.top_k,
+            max_length=args.max_length,
+            neurons=args.neuron_types,
+            text_column=columns.text,
+            id_column=columns.id,
+            batch_tokens=max(args.batch_size * args.max_length, 2048),
+        )
+        summary = run_extract(config, backbone)
+        if summary.exit_code:
+            log.error("%s: %d rows could not be used, see %s", path, summary.quarantined, store / "quarantine")
+            left_out += summary.quarantined + len(summary.unreadable)
+        written, empty = write_reference_jsonl(NagStore.open(store), done)
+        log.info("%s: %d documents, %d without a NAG left out", done, written, empty)
+    return 3 if left_out else 0
 
 
 def rank(args: argparse.Namespace) -> None:
@@ -168,9 +194,7 @@ def tsne(args: argparse.Namespace) -> None:
         log.warning("%d rows have no %d indices and were left out", len(cells) - len(good), size)
     flat = np.array([cells[i][args.nested_key] for i in good], np.uint32).reshape(-1, args.num_layers, args.top_k)
     (nags,) = as_batches([flat], args.feature_col)
-    places = embed(
-        nags, perplexity=args.perplexity, dimensions=args.pca_dim, max_iter=args.max_iter, seed=args.seed
-    )
+    places = embed(nags, perplexity=args.perplexity, dimensions=args.pca_dim, max_iter=args.max_iter, seed=args.seed)
     shown = [labels[rows[i]] for i in good]
     plot(places, shown, args.out, title=f"NAGs of {args.feature_col}", label_name=args.label_col)
     log.info("%s: %d documents", args.out, len(nags))
@@ -277,7 +301,7 @@ def _tsne_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="tsne_dataset.png", help="PNG file to write")
 
 
-COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], None], Callable[[argparse.ArgumentParser], None]]] = {
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int | None], Callable[[argparse.ArgumentParser], None]]] = {
     "extract": (extract, _extract_options),
     "rank": (rank, _rank_options),
     "rank_with_quality": (rank, _quality_options),
@@ -297,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        COMMANDS[args.command][0](args)
+        return COMMANDS[args.command][0](args) or 0
     except NagfastError as error:
         sys.stderr.write(f"{args.command}: {' '.join(str(error).split())}\n")
         return error.exit_code
@@ -307,7 +331,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{args.command}: stopped\n")
         return 1
-    return 0
 
 
 if __name__ == "__main__":

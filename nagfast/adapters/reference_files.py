@@ -76,7 +76,7 @@ def as_batches(parts: Sequence[Array], feature_col: str) -> list[NagBatch]:
 
 
 def parse_layers(text: str, num_layers: int) -> list[int]:
-    """"last", "first" or numbers from 0 with commas -> layers, ascending, once each.
+    """Layers that "last", "first" or numbers from 0 with commas mean, ascending, once each.
 
     Raises:
         ArgumentError: no number, or none of the layers.
@@ -158,9 +158,7 @@ def _slice(column: pa.ChunkedArray, layers: Sequence[int], num_layers: int, top_
         )
     numbers = np.asarray(lists.flatten()).reshape(-1, num_layers, top_k)[:, list(layers)].reshape(-1)
     offsets = np.arange(len(lists) + 1, dtype=np.int32) * (len(layers) * top_k)
-    return pa.StructArray.from_arrays(
-        [pa.ListArray.from_arrays(offsets, numbers.astype(np.int64))], names=[LIST]
-    )
+    return pa.StructArray.from_arrays([pa.ListArray.from_arrays(offsets, numbers.astype(np.int64))], names=[LIST])
 
 
 # --- selections -------------------------------------------------------------------------------------------------------

@@ -107,9 +107,7 @@ def train_tokenizer(documents: dict[str, list[str]], vocab_size: int) -> PreTrai
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT)
 
 
-def windows(
-    documents: dict[str, list[str]], tokenizer: PreTrainedTokenizerFast, config: TrainConfig
-) -> np.ndarray:
+def windows(documents: dict[str, list[str]], tokenizer: PreTrainedTokenizerFast, config: TrainConfig) -> np.ndarray:
     """All text as rows of window + 1 tokens (int32 [n, window + 1]), documents shuffled and parted by end-of-text."""
     texts = [t for domain in documents.values() for t in domain]
     order = np.random.default_rng(config.seed).permutation(len(texts))
@@ -206,11 +204,11 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Approximately the orthogonal factor of the polar decomposition (float32 [rows, columns])."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    x: torch.Tensor = wide / (wide.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T
-        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
-    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+        x = torch.addmm(x, 2.0315 * gram @ gram - 4.7750 * gram, x, beta=3.4445)
+    return x if wide is matrix else x.mT
 
 
 def fit(model: Qwen3ForCausalLM, rows: np.ndarray, config: TrainConfig) -> dict[str, float]:
@@ -248,7 +246,9 @@ def fit(model: Qwen3ForCausalLM, rows: np.ndarray, config: TrainConfig) -> dict[
         smoothed = total if step == 1 else 0.95 * smoothed + 0.05 * total
         if step % 20 == 0:
             rate = seen / (time.monotonic() - begun)
-            log.info("step %d  tokens %d  loss %.3f  %.0f tokens/s  spent %.1f%%", step, seen, smoothed, rate, 100 * spent)
+            log.info(
+                "step %d  tokens %d  loss %.3f  %.0f tokens/s  spent %.1f%%", step, seen, smoothed, rate, 100 * spent
+            )
     return {"steps": step, "tokens": seen, "minutes": (time.monotonic() - begun) / 60, "loss": smoothed}
 
 

@@ -17,12 +17,30 @@ from conftest import GOLDEN
 from nagfast.backbone import Backbone
 from nagfast.config import ExtractConfig
 from nagfast.errors import ArgumentError, SpecMismatchError
-from nagfast.extract import extract, run_extract, token_nags
+from nagfast.extraction import extract, run_extract, token_nags
 from nagfast.packing import encode
 from nagfast.store import NagStore
 
 MODEL = GOLDEN / "qwen3" / "model"
-WORDS = "red green blue seven apples trains river bank doctor patient court law of the a and runs".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "seven",
+    "apples",
+    "trains",
+    "river",
+    "bank",
+    "doctor",
+    "patient",
+    "court",
+    "law",
+    "of",
+    "the",
+    "a",
+    "and",
+    "runs",
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +89,9 @@ def test_in_memory_and_store_agree(pool, tmp_path, backbone):
     np.testing.assert_array_equal(nags.indices, direct.indices)
     np.testing.assert_array_equal(nags.tokens, direct.tokens)
     table = NagStore.open(tmp_path / "s").table(["docid", "dataset", "token_num"])
-    counts = [len(backbone.tokenizer(texts[d], add_special_tokens=False)["input_ids"]) for d in table["docid"].to_pylist()]
+    counts = [
+        len(backbone.tokenizer(texts[d], add_special_tokens=False)["input_ids"]) for d in table["docid"].to_pylist()
+    ]
     assert table["token_num"].to_pylist() == counts
     assert set(table["dataset"].to_pylist()) == {"x", "y"}
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from nagfast.backbone import Backbone, Measure
@@ -72,9 +73,7 @@ def extract(
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise ArgumentError(f"texts: item {i} is a {type(text).__name__}; give strings")
-    spec = backbone.spec(
-        top_k=top_k, neuron_type=neurons, impact=impact, reduction=reduction, max_length=max_length
-    )
+    spec = backbone.spec(top_k=top_k, neuron_type=neurons, impact=impact, reduction=reduction, max_length=max_length)
     specs = {neurons: spec}
     parts = []
     for begin in range(0, max(1, len(texts)), WINDOW):
@@ -99,9 +98,7 @@ def token_nags(
 
     Where the device runs out of memory the batch is cut in half and tried again; no document is lost.
     """
-    out = {
-        name: np.full((len(tokens), s.num_layers, s.top_k), s.sentinel, s.index_dtype) for name, s in specs.items()
-    }
+    out = {name: np.full((len(tokens), s.num_layers, s.top_k), s.sentinel, s.index_dtype) for name, s in specs.items()}
     budget = batch_tokens or BATCH_TOKENS[backbone.device.type]
     waiting = list(pack(tokens, budget))[::-1]
     while waiting:
@@ -136,9 +133,7 @@ def _batch_nags(backbone: Backbone, batch: PackedBatch, specs: dict[str, NagSpec
     widest = max(s.top_k for s in specs.values())
     if all(s.top_k == widest for s in specs.values()):
         return backbone.nags(batch, widest, Measure(tuple(specs), spec.reduction))
-    return {
-        name: backbone.nags(batch, s.top_k, Measure((name,), s.reduction))[name] for name, s in specs.items()
-    }
+    return {name: backbone.nags(batch, s.top_k, Measure((name,), s.reduction))[name] for name, s in specs.items()}
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -236,6 +231,8 @@ def run_extract(config: ExtractConfig, backbone: Backbone | None = None) -> Extr
     settings = json.dumps(asdict(config), indent=2)
     atomic_write_text(Path(config.out) / "extract.json", settings + "\n")
     quarantine = Quarantine(Path(config.quarantine) if config.quarantine else Path(config.out) / "quarantine")
+    if config.overwrite:
+        quarantine.clear()
     summary = ExtractSummary()
     with (
         Progress("extract") as progress,
@@ -243,9 +240,9 @@ def run_extract(config: ExtractConfig, backbone: Backbone | None = None) -> Extr
         Background(depth=2) as background,
     ):
         for shard in shards:
+            progress.begin_part(shard.share, sum(len(t) for t in shard.tokens))
             indices = token_nags(backbone, shard.tokens, specs, config.batch_tokens, progress)
             background.submit(_write, writer, quarantine, shard, indices, config.count_tokens)
-            progress.advance(0, 0, shard.share)
             summary.shards += 1
             summary.documents += len(shard.tokens)
             summary.tokens += int(sum(len(t) for t in shard.tokens))
@@ -278,13 +275,14 @@ def _read(
             summary.resumed += done
             return done
 
-        seen_bytes = 0
+        seen_bytes, num_rows = 0, _num_rows(source)
         try:
             for rows in read_rows(source, columns, rows_per_chunk=config.shard_rows, skip=is_done):
                 chunk = rows.start // config.shard_rows
                 tokens, counts = encode(backbone.tokenizer, rows.texts, config.max_length)
                 seen_bytes += sum(len(t) for t in rows.texts)
-                share = (before + min(seen_bytes, size or 1)) / total
+                part = (rows.start + rows.count) / num_rows if num_rows else min(1.0, seen_bytes / (size or 1))
+                share = min(1.0, (before + part * (size or 1)) / total)
                 yield _Shard(f"{name}-{chunk:05d}", rows, record(chunk), share, tokens, counts)
             quarantine.clear_file(source)
         except UnreadableSourceError as error:
@@ -292,6 +290,16 @@ def _read(
             quarantine.write_file(source, str(error))
             summary.unreadable.append(source.path)
         before += size or 1
+
+
+def _num_rows(source: Source) -> int | None:
+    """Rows of a local Parquet file, for the progress; None where that cannot be told cheaply."""
+    if source.format != "parquet" or not Path(source.path).is_file():
+        return None
+    try:
+        return int(pq.read_metadata(source.path).num_rows)
+    except (OSError, pa.ArrowException):
+        return None
 
 
 def _write(
