@@ -144,8 +144,7 @@ def _check(stores: Sequence[NagStore], profiles: Mapping[str, TargetProfile]) ->
         spec = store.spec_of(next(iter(kinds)))
         notes += [f"{store.path}: {note}" for note in store.provenance()["notes"]]
         for name, profile in profiles.items():
-            profile.spec.require_same_identity(spec, f"profile {name}", f"store {store.path}")
-            spec.with_top_k(profile.spec.top_k)
+            profile.require_comparable(spec, f"store {store.path}", f"profile {name}")
             found = profile.spec.provenance_notes(spec)
             if profile.spec.top_k != spec.top_k:
                 found.append(f"K={profile.spec.top_k} and K={spec.top_k}")

@@ -159,19 +159,23 @@ class TargetProfile:
         fixed = np.minimum(np.rint(self.weights * FIXED_POINT), FIXED_POINT - 1).astype(np.uint32)
         return fixed, self.spec.num_layers * FIXED_POINT
 
-    def align(self, nags: NagBatch, what: str = "the documents") -> NagBatch:
-        """The same NAGs cut to this profile's K.
+    def require_comparable(self, spec: NagSpec, what: str, own: str = "the profile") -> None:
+        """Check that NAGs of a spec can be scored against this profile.
 
         Raises:
             SpecMismatchError: another identity, or fewer neurons per layer than the profile counts.
         """
-        self.spec.require_same_identity(nags.spec, "the profile", what)
-        if nags.spec.top_k < self.spec.top_k:
+        self.spec.require_same_identity(spec, own, what)
+        if spec.top_k < self.spec.top_k:
             raise SpecMismatchError(
-                f"top_k: the profile ({self.spec.describe()}) counts K={self.spec.top_k} neurons per layer, {what} "
-                f"({nags.spec.describe()}) hold {nags.spec.top_k}; make the profile with --top-k {nags.spec.top_k} "
+                f"top_k: {own} ({self.spec.describe()}) counts K={self.spec.top_k} neurons per layer, {what} "
+                f"({spec.describe()}) hold {spec.top_k}; make the profile with --top-k {spec.top_k} "
                 f"or extract the documents with --top-k {self.spec.top_k}"
             )
+
+    def align(self, nags: NagBatch, what: str = "the documents") -> NagBatch:
+        """The same NAGs cut to this profile's K (errors of require_comparable)."""
+        self.require_comparable(nags.spec, what)
         return nags.with_top_k(self.spec.top_k)
 
     def similarity(

@@ -1,0 +1,234 @@
+"""The harness: refuses wrong results, takes ratios pair by pair, writes whole records; every benchmark runs small."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("benchmarks", reason="the benchmarks come with the source checkout")
+
+from benchmarks import harness, native, separation, shapes
+from benchmarks.__main__ import main
+from benchmarks.baselines import gathered_similarity, pad_left
+from nagfast import reference
+
+FIELDS = {
+    "benchmark", "variant", "baseline", "params", "date", "rounds", "repeats", "seconds", "samples", "rates", "bytes",
+    "GB/s", "ratio", "check", "input_sha256", "peak_rss_bytes", "notes", "machine",
+}  # fmt: skip
+
+
+def make(passed=True, **more):
+    calls = []
+    variants = {"slow": lambda i: calls.append(("slow", i)), "fast": lambda i: calls.append(("fast", i))}
+    check = lambda: harness.Check(passed, {"overlap": 0.5})  # noqa: E731
+    return calls, harness.Benchmark(name="toy", variants=variants, check=check, units={"documents": 2.0}, **more)
+
+
+def test_nothing_runs_when_the_check_fails():
+    calls, benchmark = make(passed=False)
+    with pytest.raises(harness.CheckFailedError, match=r"toy: refused to time.*0\.5"):
+        harness.run(benchmark)
+    assert calls == []
+
+
+def test_variants_are_interleaved_and_inputs_rotate():
+    calls, benchmark = make()
+    records = harness.run(benchmark, rounds=3, warmup=0)
+    assert calls == [(name, i) for i in range(3) for name in ("slow", "fast")]
+    assert [len(r["samples"]) for r in records] == [3, 3]
+
+
+def test_ratio_is_taken_pair_by_pair():
+    # Drift: the machine gets four times slower; every pair still says 2, the medians alone would not.
+    slow, fast = [2.0, 4.0, 8.0, 3.0], [1.0, 2.0, 4.0, 1.5]
+    assert harness.pair_ratios(slow, fast) == {"median": 2.0, "p20": 2.0, "p80": 2.0}
+    with pytest.raises(ValueError, match="shorter"):
+        harness.pair_ratios([1.0, 2.0], [1.0])
+
+
+def test_record_arithmetic(monkeypatch):
+    ticks = iter([0.0, 2.0, 10.0, 10.5] * 3)
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: next(ticks))
+    _, benchmark = make(bytes_per_call={"fast": 1e9}, params={"threads": 1}, input_hash="abc", notes=["a note"])
+    slow, fast = harness.run(benchmark, rounds=3, warmup=0)
+    assert set(slow) == FIELDS and set(fast) == FIELDS
+    assert slow["ratio"]["median"] == 1.0 and fast["ratio"]["median"] == 4.0
+    assert slow["rates"]["documents/s"]["median"] == 1.0 and fast["rates"]["documents/s"]["median"] == 4.0
+    assert slow["GB/s"] is None and fast["GB/s"]["median"] == 2.0
+    assert {"cpu", "cores", "versions", "commit", "dirty"} <= set(fast["machine"])
+    text = harness.table([slow, fast])
+    assert "4.00x" in text and "note: a note" in text and "overlap=0.5" in text
+
+
+def test_short_calls_are_repeated(monkeypatch):
+    clock = {"now": 0.0}
+
+    def call(_i):
+        clock["now"] += 0.01
+
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock["now"])
+    benchmark = harness.Benchmark("toy", {"a": call}, lambda: harness.Check(True, {}), {"calls": 1.0})
+    (record,) = harness.run(benchmark, rounds=2, warmup=1, min_seconds=0.1)
+    assert record["repeats"] == 10
+    assert record["seconds"]["median"] == pytest.approx(0.01)
+
+
+def test_surroundings_are_not_timed(monkeypatch):
+    clock = {"now": 0.0}
+
+    @contextmanager
+    def around():
+        clock["now"] += 5.0
+        yield
+        clock["now"] += 5.0
+
+    def now():
+        clock["now"] += 0.125
+        return clock["now"]
+
+    monkeypatch.setattr(harness.time, "perf_counter", now)
+    calls, benchmark = make(around={"slow": around})
+    slow, _ = harness.run(benchmark, rounds=1, warmup=0)
+    assert slow["samples"] == [0.125] and calls
+
+
+def test_hash_depends_on_every_input():
+    a, b = np.arange(3), np.arange(4)
+    assert harness.hash_inputs(a, b) == harness.hash_inputs([a, b]) != harness.hash_inputs(a, b + 1)
+    assert len(harness.hash_inputs("text")) == 16
+
+
+def test_left_padding():
+    ids, mask = pad_left([np.array([5, 6, 7]), np.array([8])], pad_id=0)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
+    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_synthetic_nags_are_distinct_and_skewed():
+    nags = native.synthetic_nags(200, 3, 20, 640, seed=1)
+    assert nags.shape == (200, 3, 20) and int(nags.max()) < 640
+    assert all(len(set(row)) == 20 for document in nags.tolist() for row in document)
+    counts, _ = reference.profile_counts(nags, 640)
+    assert counts.max() > 4 * counts[counts > 0].mean()
+
+
+def test_gathered_similarity_is_the_definition():
+    nags = native.synthetic_nags(50, 3, 5, 100, seed=0)
+    counts, _ = reference.profile_counts(nags[:20], 100)
+    weights = reference.profile_weights(counts)
+    np.testing.assert_allclose(gathered_similarity(nags, weights), reference.similarity(nags, weights), rtol=1e-12)
+
+
+def test_flops_of_the_largest_shapes_are_twice_their_parameters():
+    shape = shapes.SHAPES["qwen3-8b"]
+    whole = shape.flops_per_token() + 2.0 * 2 * shape.hidden * shape.neurons + 2.0 * 2 * shape.vocab * shape.hidden
+    assert whole / 2 == pytest.approx(8.19e9, rel=0.002)
+
+
+def read_lines(folder):
+    (path,) = Path(folder).glob("*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+SMALL = {
+    "extract": "--shape tiny --documents 11 --rounds 2 --batch-tokens 300",
+    "score": "--documents 300 --neurons 640 --targets 40 --rounds 2 --min-seconds 0",
+    "topk": "--rows 20 --neurons 640 --rounds 2 --min-seconds 0",
+    "swiglu": "--documents 3 --length 40 --neurons 96 --rounds 2",
+    "store": "--documents 3000 --layers 3 --neurons 640 --rounds 2 --min-seconds 0",
+    "select": "--documents 2000 --rounds 1 --text-bytes 10",
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_benchmarks_run_small(name, tmp_path, capsys):
+    assert main([name, *SMALL[name].split(), "--out", str(tmp_path / "out")]) == 0
+    records = read_lines(tmp_path / "out")
+    assert all(set(r) == FIELDS and r["benchmark"] == name and r["input_sha256"] for r in records)
+    assert all(r["ratio"]["median"] > 0 for r in records)
+    if name == "extract":
+        assert {r["params"]["lengths"] for r in records} == {"120", "web"}
+        assert all(r["check"]["overlap_float32"] >= 0.999 for r in records)
+    assert "check" in capsys.readouterr().out
+
+
+def test_bfloat16_runs_when_forced(tmp_path, monkeypatch):
+    monkeypatch.setattr("nagfast.env.has_bfloat16_matrix", lambda: False)
+    small = "extract --shape tiny --documents 3 --rounds 1 --lengths 120 --top-k 5"
+    assert main([*small.split(), "--out", str(tmp_path / "a")]) == 0
+    assert any("bfloat16 was not measured" in note for r in read_lines(tmp_path / "a") for note in r["notes"])
+    monkeypatch.setattr("benchmarks.extract.BFLOAT16_OVERLAP", 0.5)  # of five neurons in a narrow random model
+    assert main([*small.split(), "--force-bfloat16", "--out", str(tmp_path / "b")]) == 0
+    assert {r["variant"] for r in read_lines(tmp_path / "b")} >= {"nagfast float32", "nagfast bfloat16"}
+
+
+def test_extract_refuses_a_wrong_engine(tmp_path, monkeypatch, capsys):
+    from benchmarks import extract
+
+    right = extract.token_nags
+
+    def wrong(*arguments):
+        found = right(*arguments)
+        return {name: (a + 1) % 192 for name, a in found.items()}
+
+    monkeypatch.setattr(extract, "token_nags", wrong)
+    code = main(f"extract --shape tiny --documents 3 --rounds 1 --out {tmp_path / 'out'}".split())
+    assert code == 1 and not (tmp_path / "out").exists()
+    assert "refused to time" in capsys.readouterr().err
+
+
+def test_roc_auc():
+    positive = np.array([True, True, False, False])
+    assert separation.roc_auc(positive, np.array([0.9, 0.8, 0.2, 0.1])) == 1.0
+    assert separation.roc_auc(positive, np.array([0.9, 0.5, 0.5, 0.1])) == 0.875
+    assert separation.roc_auc(positive, np.zeros(4)) == 0.5
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Two domains of a few documents; the target speaks like the first."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def write(path, domain, word, rows):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        texts = [f"{word} number {i} of the {word} kind, and more of it" for i in range(rows)]
+        docids = [f"{domain}-{path.stem}-{i}" for i in range(rows)]
+        pq.write_table(pa.table({"docid": docids, "doc": texts, "dataset": [domain] * rows}), path)
+
+    for domain, word in (("math", "sum"), ("medical", "nerve"), ("science_qa", "rock")):
+        write(tmp_path / "corpus/heldout" / f"{domain}.parquet", domain, word, 12)
+    for name, word in (("gsm8k_train_500", "sum"), ("medical_500", "nerve"), ("science_qa_500", "rock")):
+        write(tmp_path / "corpus/targets" / f"{name}.parquet", "", word, 6)
+    return tmp_path / "corpus"
+
+
+def test_separation_of_obvious_domains(corpus, tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    model = Path(__file__).parent / "golden" / "qwen3" / "model"
+    arguments = [str(corpus), "--backbone", str(model), "--per-domain", "5", "--top-k", "4", "8"]
+    assert main(["separation", *arguments, "--max-length", "24", "--out", str(tmp_path / "out")]) == 0
+    records = read_lines(tmp_path / "out")
+    methods = {r["method"]: r["auc"] for r in records}
+    assert {"nag K=4", "nag K=8 random weights", "tf-idf, whole text", "tf-idf, 24 tokens"} <= set(methods)
+    assert methods["tf-idf stop words, whole text"] == dict.fromkeys(separation.TARGETS, 1.0)
+    assert all(r["documents"] == {"math": 5, "medical": 5, "science_qa": 5} for r in records)
+    assert "ROC-AUC" in capsys.readouterr().out
+
+
+def test_command_line_names_the_benchmarks():
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--help"], cwd=root, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(root)}, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    for name in (*SMALL, "separation"):
+        assert name in done.stdout
