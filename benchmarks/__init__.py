@@ -1,0 +1,1 @@
+"""The benchmark harness of nagfast: `python -m benchmarks NAME`."""

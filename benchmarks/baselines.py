@@ -1,0 +1,96 @@
+"""What nagfast is compared with: the ways of the published pipeline, written anew in a few lines each.
+
+`padded_nags` does per batch what that pipeline does: the documents in the order given, eight at a time, padded on the
+left; a whole forward pass with eager attention, a mask and lm_head; the up projection evaluated a second time for its
+scores; the masked mean of |u|; torch.topk; Python lists. The published code also scores the five other neuron types in
+every pass; that work is left out here, so this baseline is the faster of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+Array = npt.NDArray[Any]
+BATCH = 8
+
+
+def pad_left(tokens: Sequence[Array], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask (int64 [n, longest]) of some documents, padding first."""
+    longest = max(len(t) for t in tokens)
+    ids = torch.full((len(tokens), longest), pad_id)
+    mask = torch.zeros((len(tokens), longest), dtype=torch.int64)
+    for row, document in enumerate(tokens):
+        ids[row, longest - len(document) :] = torch.from_numpy(document)
+        mask[row, longest - len(document) :] = 1
+    return ids, mask
+
+
+@contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Stock eager attention inside, whatever was set before afterwards."""
+    before = model.config._attn_implementation  # type: ignore[union-attr]
+    model.set_attn_implementation("eager")  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)  # type: ignore[operator]
+
+
+@torch.inference_mode()
+def padded_impacts(model: nn.Module, layers: nn.ModuleList, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Masked means of |u| by a whole padded forward pass (float32 [n, L, N]); lm_head runs and is thrown away."""
+    weight = mask.unsqueeze(-1)
+    count = weight.sum(dim=1).clamp_min(1e-6)
+    scores: list[torch.Tensor] = []
+
+    def score_again(mlp: nn.Module, inputs: tuple[torch.Tensor, ...], _output: torch.Tensor) -> None:
+        up = mlp.up_proj(inputs[0])  # type: ignore[operator]
+        scores.append((up.abs() * weight).sum(dim=1) / count)
+
+    handles = [layer.mlp.register_forward_hook(score_again) for layer in layers]  # type: ignore[union-attr, operator]
+    try:
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(scores).transpose(0, 1).contiguous().float()
+
+
+def padded_nags(
+    model: nn.Module, layers: nn.ModuleList, tokens: Sequence[Array], top_k: int, pad_id: int = 0
+) -> list[list[list[int]]]:
+    """NAGs as nested lists [n][L][K]; the model must be in eager attention (see eager_attention)."""
+    nags: list[list[list[int]]] = []
+    for begin in range(0, len(tokens), BATCH):
+        ids, mask = pad_left(tokens[begin : begin + BATCH], pad_id)
+        device = next(model.parameters()).device
+        impacts = padded_impacts(model, layers, ids.to(device), mask.to(device))
+        nags.extend(torch.topk(impacts, k=top_k, dim=2, largest=True, sorted=True).indices.cpu().tolist())
+    return nags
+
+
+def gathered_similarity(nags: Array, weights: Array) -> npt.NDArray[np.float64]:
+    """Similarity to a profile by one numpy gather a layer, float64 throughout.
+
+    Args:
+        nags (uint16 [n, L, K]): as stored; widened to int64 first, as the published routine does.
+        weights (float64 [L, N]): the profile's, zero where a neuron is not in it.
+    """
+    wide = nags.astype(np.int64)
+    total = np.zeros(len(nags))
+    for layer, row in enumerate(weights):
+        known = np.flatnonzero(row)
+        if len(known) == 0:
+            continue
+        limit = int(known[-1])
+        index = wide[:, layer, :]
+        inside = (index >= 0) & (index <= limit)
+        total += (row[: limit + 1][np.where(inside, index, 0)] * inside).sum(axis=1)
+    return total / len(weights)
