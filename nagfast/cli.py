@@ -39,7 +39,7 @@ def _lazy(module: str, function: str) -> Callable[[Any], int]:
 
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
-    "demo": (configs.DemoConfig, _lazy("commands", "demo")),
+    "demo": (configs.DemoConfig, _lazy("demo", "demo")),
     "extract": (configs.ExtractConfig, _lazy("commands", "extract")),
     "profile": (configs.ProfileConfig, _lazy("commands", "fit_profile")),
     "score": (configs.ScoreConfig, _lazy("commands", "score")),

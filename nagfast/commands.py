@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from nagfast import config as configs
@@ -164,6 +163,7 @@ def report(config: configs.ReportConfig) -> int:
         domain_column=config.domain_column,
         text_column=config.text_column,
         id_column=config.id_column,
+        beside=config.out,
     )
     write_report(config.out, data)
     _say(f"{config.out}")
@@ -262,76 +262,3 @@ def doctor(_config: configs.DoctorConfig) -> int:
         found = env.version(package)
         _say(f"{package}: {found}" if found else f'{package}: not installed (pip install "nagfast[{extra}]")')
     return 0
-
-
-def demo(config: configs.DemoConfig) -> int:
-    """The main job with the bundled backbone on the bundled sample."""
-    import time
-
-    import torch
-
-    from nagfast.backbone import Backbone
-    from nagfast.bundled import SAMPLE
-    from nagfast.extraction import run_extract
-
-    begun = time.monotonic()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    out = Path(config.out)
-    pool, target = str(SAMPLE / "pool.jsonl"), str(SAMPLE / "target.jsonl")
-    backbone = Backbone.bundled()
-    _say(f"bundled backbone: {backbone.num_layers} layers of {backbone.num_neurons():,} neurons, {backbone.device}")
-    for name, path in (("target", target), ("pool", pool)):
-        summary = run_extract(
-            configs.ExtractConfig(
-                inputs=(path,),
-                out=str(out / name),
-                keep="dataset",
-                count_tokens=True,
-                overwrite=True,
-                threads=config.threads,
-            ),
-            backbone,
-        )
-        rate = summary.tokens / max(summary.seconds, 1e-9)
-        _say(f"{name}: {summary.documents} documents, {summary.tokens:,} tokens, {rate:,.0f} tokens/s -> {out / name}")
-    selected = str(out / "selected.parquet")
-    # The sample has no token counts: the store has them (extract --count-tokens).
-    code = rank(
-        configs.RankConfig(
-            store=(str(out / "pool"),),
-            target=str(out / "target"),
-            payload=(pool,),
-            out=selected,
-            fraction=config.fraction,
-            threads=config.threads,
-        )
-    )
-    _say()
-    _print_ranking(out / "selected.scores.parquet", selected)
-    _say()
-    report(
-        configs.ReportConfig(
-            store=str(out / "pool"),
-            profile=str(out / "selected.profile.npz"),
-            payload=(pool,),
-            selection=selected,
-            out=str(out / "report.html"),
-        )
-    )
-    _say(f"done in {time.monotonic() - begun:.1f} s")
-    return code
-
-
-def _print_ranking(scores_path: Path, selected_path: str) -> None:
-    """The domains of the pool, nearest first, and how much of each was selected."""
-    scores = pq.read_table(scores_path)
-    chosen = set(pq.read_table(selected_path, columns=["docid"])["docid"].to_pylist())
-    domains: dict[str, list[tuple[float, bool]]] = {}
-    rows = zip(*(scores[c].to_pylist() for c in ("docid", "nag_distance", "dataset")), strict=True)
-    for docid, distance, domain in rows:
-        domains.setdefault(domain, []).append((distance, docid in chosen))
-    _say(f"{'domain':<14}{'documents':>10}{'selected':>10}{'median distance':>18}")
-    for domain, values in sorted(domains.items(), key=lambda item: np.median([d for d, _ in item[1]])):
-        median = float(np.median([d for d, _ in values]))
-        _say(f"{domain:<14}{len(values):>10}{sum(s for _, s in values):>10}{median:>18.4f}")
