@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from nagfast import config as configs
+from nagfast import env
 from nagfast.errors import NagfastError
 
 
@@ -114,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for noisy in ("httpx", "transformers", "filelock", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     config_class, call = COMMANDS[command]
+    env.keep_freed_memory()
     try:
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         return call(config_class(**values))

@@ -252,13 +252,7 @@ def doctor(_config: configs.DoctorConfig) -> int:
         )
     )
     _say(f"--dtype auto: {dtype} ({why})")
-    for package, extra in (
-        ("scikit-learn", "analysis"),
-        ("matplotlib", "analysis"),
-        ("faiss-cpu", "faiss-cpu"),
-        ("datasketch", "minhash"),
-        ("triton", "triton"),
-    ):
+    for package in ("scikit-learn", "matplotlib"):
         found = env.version(package)
-        _say(f"{package}: {found}" if found else f'{package}: not installed (pip install "nagfast[{extra}]")')
+        _say(f"{package}: {found}" if found else f'{package}: not installed (pip install "nagfast[analysis]")')
     return 0
