@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nagfast import config as configs
@@ -97,7 +98,8 @@ def _selection_options(config: configs.SelectConfig | configs.RankConfig) -> dic
     }
 
 
-def _say_selection(out: str, summary: Any) -> int:
+def _say_selection(config: configs.SelectConfig | configs.RankConfig, summary: Any) -> int:
+    out = config.out
     share = summary.amount / summary.total if summary.total else 0.0
     _say(
         f"{out}: {summary.rows:,} of {summary.pool:,} documents, {summary.amount:,} of {summary.total:,} "
@@ -111,7 +113,7 @@ def _say_selection(out: str, summary: Any) -> int:
         (summary.missing_in_payload, "scored documents are not in the payload"),
         (summary.missing_in_scores, "payload documents have no score"),
         (summary.without_quality, "documents have no quality"),
-        (summary.quarantined, f"rows quarantined, see {out}.quarantine"),
+        (summary.quarantined, f"rows quarantined, see {config.quarantine or config.out + '.quarantine'}"),
     ):
         if count:
             _say(f"{count:,} {what}")
@@ -122,7 +124,10 @@ def select(config: configs.SelectConfig) -> int:
     """Scores + payload -> the selected corpus."""
     from nagfast import selection
 
-    columns = pq.read_schema(config.scores[0]).names if Path(config.scores[0]).is_file() else ["nag_distance"]
+    try:
+        columns = pq.read_schema(config.scores[0]).names
+    except (OSError, pa.ArrowException):
+        columns = ["nag_distance"]  # the selection says what is wrong with the file
     options = _selection_options(config)
     if "nag_distance" in columns:
         if config.refill:
@@ -130,7 +135,7 @@ def select(config: configs.SelectConfig) -> int:
         summary = selection.select(config.scores, config.payload, config.out, **options)
     else:
         summary = selection.select_multi(config.scores, config.payload, config.out, refill=config.refill, **options)
-    return _say_selection(config.out, summary)
+    return _say_selection(config, summary)
 
 
 def rank(config: configs.RankConfig) -> int:
@@ -146,7 +151,7 @@ def rank(config: configs.RankConfig) -> int:
     from nagfast import selection
 
     summary = selection.select([str(scores)], config.payload, config.out, **_selection_options(config))
-    return _say_selection(config.out, summary)
+    return _say_selection(config, summary)
 
 
 def report(config: configs.ReportConfig) -> int:

@@ -18,7 +18,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from nagfast.errors import ArgumentError, MissingDependencyError, NagfastError
-from nagfast.records import Columns, Rows, Source, UnreadableSourceError, read_jsonl, read_parquet
+from nagfast.jsonl import read_jsonl
+from nagfast.records import Columns, Rows, Source, UnreadableSourceError, read_parquet
 
 __all__ = ["FINAL", "Columns", "Rows", "Source", "UnreadableSourceError", "find_sources", "read_rows"]
 

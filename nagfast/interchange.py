@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from nagfast.errors import ArgumentError
 from nagfast.files import atomic_path
 from nagfast.inputs import find_sources
-from nagfast.records import Source, missing_column, open_source, read_lines, unreadable
+from nagfast.jsonl import read_lines
+from nagfast.records import Source, missing_column, open_source, unreadable
 from nagfast.schema import MAX_UINT16_NEURONS
 
 if TYPE_CHECKING:

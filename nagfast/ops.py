@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nagfast import env, reference
+from nagfast import reference
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.schema import MAX_UINT16_NEURONS, REDUCTIONS
 
@@ -54,7 +54,7 @@ def resolve(backend: str = "auto") -> str:
 
 def _threads(threads: int | None) -> int:
     if threads is None:
-        return env.cpu_count()
+        return torch.get_num_threads()
     if threads < 1:
         raise ArgumentError(f"threads: got {threads}; use at least 1")
     return threads
@@ -99,18 +99,19 @@ def segment_impact(
     """Impact of every neuron in every document of a packed batch (float32 [n, N]).
 
     Args:
-        x: output of the tapped projection on the CPU, float32 or bfloat16 [T, N].
+        x: output of the tapped projection, float32 or bfloat16 [T, N]; on another device than the CPU the reference
+            runs there.
         cu_seqlens: int64 [n + 1], the documents' boundaries, from 0 to T.
         reduction: mean_abs or l2.
         backend: auto, reference or cpp.
-        threads: CPU threads, default all.
+        threads: CPU threads, default as many as torch uses.
     """
     cu_seqlens = np.ascontiguousarray(cu_seqlens, dtype=np.int64)
     _check_segments(x, cu_seqlens, reduction)
     x = x.detach()
-    if resolve(backend) == "reference":
+    if resolve(backend) == "reference" or x.device.type != "cpu":
         parts = [reference.impact(x[a:b].float(), reduction) for a, b in itertools.pairwise(cu_seqlens)]
-        return torch.stack(parts).numpy() if parts else np.zeros((0, x.shape[1]), np.float32)
+        return torch.stack(parts).cpu().numpy() if parts else np.zeros((0, x.shape[1]), np.float32)
     out = np.empty((len(cu_seqlens) - 1, x.shape[1]), np.float32)
     extension = native()
     assert extension is not None
@@ -135,7 +136,7 @@ def swiglu_impact(
         cu_seqlens: int64 [n + 1], the documents' boundaries.
         reduction: mean_abs or l2, of the up projection.
         backend: auto, reference or cpp.
-        threads: CPU threads, default all.
+        threads: CPU threads, default as many as torch uses.
     """
     cu_seqlens = np.ascontiguousarray(cu_seqlens, dtype=np.int64)
     _check_segments(gate_up, cu_seqlens, reduction)
@@ -161,7 +162,7 @@ def topk(impacts: Array, k: int, *, backend: str = "auto", threads: int | None =
         impacts: float32 [rows, N], last dimension contiguous; not a number is refused.
         k: 1..N.
         backend: auto, reference or cpp.
-        threads: CPU threads, default all.
+        threads: CPU threads, default as many as torch uses.
 
     Returns:
         uint16 [rows, k], uint32 where N is above 65,535.
@@ -200,7 +201,7 @@ def count(nags: Array, num_neurons: int, *, backend: str = "auto", threads: int 
         nags: uint16 or uint32 [n, L, K].
         num_neurons: N.
         backend: auto, reference or cpp.
-        threads: CPU threads, default all.
+        threads: CPU threads, default as many as torch uses.
 
     Raises:
         ArgumentError: an index of N or more, or a neuron twice in one layer of a document.
@@ -225,7 +226,7 @@ def score(nags: Array, table: Array, *, backend: str = "auto", threads: int | No
         nags: uint16 or uint32 [n, L, K]; documents whose NAG is the sentinel score 0.
         table: uint16 or uint32 [L, N, P], P profiles side by side.
         backend: auto, reference or cpp.
-        threads: CPU threads, default all.
+        threads: CPU threads, default as many as torch uses.
 
     Raises:
         ArgumentError: an index of N or more.

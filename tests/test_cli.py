@@ -48,7 +48,9 @@ def test_scores_hold_what_the_store_kept(work):
 
 def test_select_takes_the_token_counts_of_the_store(work, capsys):
     payload = ["--payload", str(work / "pool.parquet")]
-    assert main(["select", str(work / "s.parquet"), *payload, "--fraction", "0.3", "--out", str(work / "o.parquet")]) == 0
+    assert (
+        main(["select", str(work / "s.parquet"), *payload, "--fraction", "0.3", "--out", str(work / "o.parquet")]) == 0
+    )
     assert "of 60 documents" in capsys.readouterr().out
     chosen = pq.read_table(work / "o.parquet")
     distances = chosen["nag_distance"].to_pylist()

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors", "schema", "config", "env"},
     {"reference", "_C", "kernels", "bundled"},
-    {"ops", "packing", "overlap", "progress", "files", "quarantine", "inputs", "records", "manifest", "shards"}
+    {"ops", "packing", "overlap", "progress", "files", "quarantine", "inputs", "records", "jsonl", "manifest", "shards"}
     | {"store_writer", "store", "interchange", "duck", "relations"},
     {"attention", "taps", "mlp", "backbone", "gradients", "targets", "scoring", "pool", "selection"},
     {"extraction"},
