@@ -4,54 +4,52 @@ The number is the position: (file << 40) + row, files in the order given, rows f
 rows with one docid is the first, name a row in the quarantine, and find the payload of a selected row again.
 
 JSON lines are copied to temporary Parquet as raw lines, one row a line, and parsed by DuckDB with the structure of all
-objects together: numbers stay numbers, text that looks like a date stays text, and a line that is no object is a row of
-nulls.
+objects together: numbers stay numbers, text that looks like a date stays text, values of several types become text, and
+a line that is no object is a row of nulls. Ids are text whatever they are, so that they join and keep every digit.
 """
 
 from __future__ import annotations
 
-import glob
-import gzip
-import io
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
-from nagfast.duck import Session, first_line, identifier, literal
+from nagfast.duck import Session, identifier, literal
 from nagfast.errors import ArgumentError, NagfastError
+from nagfast.inputs import find_sources
+from nagfast.jsonl import read_lines
 from nagfast.quarantine import Quarantine
+from nagfast.records import Source, UnreadableSourceError
 
 Paths = str | Path | Sequence[str | Path]
 
 POSITION = "__nagfast_position"
 ROW_BITS = 40
-JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-COMPRESSIONS = ("", ".gz", ".zst")
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+IDS = ("docid",)
+"""Columns of document ids where the caller names none."""
 LINES_PER_BATCH = 8192
 _VIRTUAL = ("file_index", "file_row_number")  # DuckDB's names; a real column of that name would hide them
+_HUGE = re.compile(r"\bHUGEINT\b")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
 def is_json(path: str) -> bool:
-    """Whether a file holds JSON lines, by its name."""
-    return path.lower().endswith(tuple(s + c for s in JSON_SUFFIXES for c in COMPRESSIONS))
-
-
-def _usable(path: str) -> bool:
-    return not Path(path).name.startswith(".") and (path.lower().endswith(".parquet") or is_json(path))
+    """Whether a file that expand found holds JSON lines; it is Parquet otherwise."""
+    return not path.lower().endswith(PARQUET_SUFFIXES)
 
 
 def expand(paths: Paths, argument: str) -> list[str]:
-    """Files behind paths, folders, globs and fsspec URLs: in the order given, each pattern's own files sorted.
+    """Files behind paths, folders, globs and fsspec URLs: those that extraction reads there, in the same order.
 
     Args:
         paths: one or several.
@@ -59,54 +57,28 @@ def expand(paths: Paths, argument: str) -> list[str]:
 
     Raises:
         ArgumentError: nothing there, or a file that is neither Parquet nor JSON lines.
+        NagfastError: a remote folder cannot be listed.
     """
-    found: list[str] = []
-    for item in [paths] if isinstance(paths, (str, Path)) else paths:
-        pattern = str(item)
-        if "://" in pattern:
-            filesystem, inner = fsspec.core.url_to_fs(pattern)
-            inside = filesystem.find(inner) if filesystem.isdir(inner) else filesystem.glob(inner)
-            files = [filesystem.unstrip_protocol(f) for f in sorted(inside) if _usable(f)]
-        elif Path(pattern).is_dir():
-            files = sorted(str(f) for f in Path(pattern).rglob("*") if f.is_file() and _usable(str(f)))
-        elif Path(pattern).exists():
-            files = [pattern]
-        else:
-            matching = glob.glob(pattern, recursive=True)  # noqa: PTH207 (patterns may be absolute)
-            files = sorted(f for f in matching if Path(f).is_file() and _usable(f))
-        if not files:
-            raise ArgumentError(f"{argument}: {pattern}: no Parquet or JSON lines file there; check the path")
-        for file in files:
-            if not _usable(file):
-                raise ArgumentError(f"{argument}: {file}: give .parquet, .jsonl, .jsonl.gz or .jsonl.zst")
-        found += files
-    if not found:
-        raise ArgumentError(f"{argument}: none given; name at least one file, folder or glob")
-    return list(dict.fromkeys(found))
+    items = [paths] if isinstance(paths, (str, Path)) else paths
+    try:
+        return [source.path for source in find_sources([str(item) for item in items])]
+    except ArgumentError as error:
+        raise ArgumentError(f"{argument}: {str(error).removeprefix('inputs: ')}") from error
 
 
-def _open_lines(path: str) -> BinaryIO:
-    raw = cast(BinaryIO, fsspec.open(path, "rb").open())
-    if path.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    if path.lower().endswith(".zst"):
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), 1 << 20)
-    return raw
-
-
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, zstandard.ZstdError, pa.ArrowException)
+_UNREADABLE = (OSError, EOFError, ValueError, UnreadableSourceError, pa.ArrowException)
 
 
 def _copy_lines(path: str, out: Path) -> None:
     """JSON lines -> Parquet with one string column `line`; a line that is not UTF-8 becomes null."""
     schema = pa.schema([("line", pa.string())])
-    with _open_lines(path) as handle, pq.ParquetWriter(out, schema, compression="zstd", use_dictionary=False) as writer:
+    with pq.ParquetWriter(out, schema, compression="zstd", use_dictionary=False) as writer:
         batch: list[str | None] = []
         size = 0
-        for line in handle:
+        for row, line in enumerate(read_lines(Source(path, "jsonl", None, ""))):
             size += len(line)
             try:
-                batch.append(line.decode("utf-8"))
+                batch.append(line.decode("utf-8" if row else "utf-8-sig"))
             except UnicodeDecodeError:
                 batch.append(None)
             if len(batch) == LINES_PER_BATCH or size > 32 << 20:
@@ -125,6 +97,9 @@ def _repair(path: str, out: Path) -> None:
 
 
 def _valid(column: pa.Array) -> pa.Array:
+    if pa.types.is_struct(column.type):
+        inner = [_valid(column.field(i)) for i in range(column.type.num_fields)]
+        return pa.StructArray.from_arrays(inner, fields=list(column.type), mask=column.is_null()) if inner else column
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return column
     try:
@@ -153,6 +128,10 @@ class Relation:
     """What DuckDB reads: the files, or temporary copies of them."""
     unreadable: tuple[str, ...] = ()
     """Files that were left out because they cannot be read."""
+    ids: tuple[str, ...] = IDS
+    """Columns that JSON lines give as text."""
+    casts: dict[str, str] = field(default_factory=dict)
+    """Columns that change their type on the way, and what they become."""
 
     def place(self, position: int) -> tuple[str, int]:
         """(file, row from 0) of a position."""
@@ -187,7 +166,8 @@ class Relation:
                 _repair(file, copy)
                 actual[i] = str(copy)
                 broken.append(file)
-        return replace(self, sql=_sql(session, self.files, actual), readable=tuple(actual)), broken
+        sql = _cast(_sql(session, self.files, actual, self.ids), self.casts)
+        return replace(self, sql=sql, readable=tuple(actual)), broken
 
 
 def _positioned(inner: str, numbers: Sequence[int]) -> str:
@@ -199,18 +179,41 @@ def _positioned(inner: str, numbers: Sequence[int]) -> str:
     return f"SELECT *, {position} AS {identifier(POSITION)} FROM {inner}"
 
 
-def _json_sql(session: Session, copies: Sequence[str], numbers: Sequence[int], name: str) -> str:
+def _as_text(structure: Any) -> Any:
+    """A structure with text in place of JSON: a string among other types is that string, not its JSON."""
+    if isinstance(structure, dict):
+        return {key: _as_text(value) for key, value in structure.items()}
+    if isinstance(structure, list):
+        return [_as_text(value) for value in structure]
+    return "VARCHAR" if structure == "JSON" else structure
+
+
+def _set_text(structure: dict[str, Any], name: str) -> None:
+    """Make a column text, dotted names reaching into records; one that is absent, an object or a list stays."""
+    parts = [name] if name in structure else name.split(".")
+    inner: Any = structure
+    for part in parts[:-1]:
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    if isinstance(inner, dict) and isinstance(inner.get(parts[-1]), str):
+        inner[parts[-1]] = "VARCHAR"
+
+
+def _json_sql(session: Session, copies: Sequence[str], numbers: Sequence[int], name: str, ids: Sequence[str]) -> str:
     listed = ", ".join(map(literal, copies))
     parsed = f"(SELECT try_cast(line AS JSON) AS record, file_index, file_row_number FROM read_parquet([{listed}]))"
     (structure,) = session.row(f"SELECT json_group_structure(record) FROM {parsed} WHERE json_type(record) = 'OBJECT'")
     if structure in {None, "{}"}:
         raise ArgumentError(f"{name}: no JSON object in it; give one object a line")
-    record = f"CASE WHEN json_type(record) = 'OBJECT' THEN from_json(record, {literal(structure)}) END"
+    columns = _as_text(json.loads(structure))
+    for column in ids:
+        _set_text(columns, column)
+    wanted = literal(json.dumps(columns, ensure_ascii=False))
+    record = f"CASE WHEN json_type(record) = 'OBJECT' THEN from_json(record, {wanted}) END"
     inner = f"(SELECT unnest({record}), file_index, file_row_number FROM {parsed})"
     return _positioned(inner, numbers).replace("SELECT *,", "SELECT * EXCLUDE (file_index, file_row_number),", 1)
 
 
-def _sql(session: Session, files: Sequence[str], actual: Sequence[str]) -> str:
+def _sql(session: Session, files: Sequence[str], actual: Sequence[str], ids: Sequence[str]) -> str:
     for protocol in sorted({f.split("://")[0] for f in actual if "://" in f}):
         session.connection.register_filesystem(fsspec.filesystem(protocol))
     parquet = [i for i, f in enumerate(files) if not is_json(f)]
@@ -220,8 +223,33 @@ def _sql(session: Session, files: Sequence[str], actual: Sequence[str]) -> str:
         listed = ", ".join(literal(actual[i]) for i in parquet)
         parts.append(_positioned(f"read_parquet([{listed}], union_by_name=true)", parquet))
     if lines:
-        parts.append(_json_sql(session, [actual[i] for i in lines], lines, files[lines[0]]))
+        parts.append(_json_sql(session, [actual[i] for i in lines], lines, files[lines[0]], ids))
     return " UNION ALL BY NAME ".join(parts)
+
+
+def _exact(session: Session, sql: str, columns: Mapping[str, str]) -> dict[str, str]:
+    """Column -> type, for those of whole numbers of 128 bits: Parquet has no such type and would get rounded floats.
+
+    DuckDB takes them where negative numbers meet unsigned ones, so 64 bits nearly always do; otherwise text does.
+    """
+    casts = {}
+    for name, kind in columns.items():
+        if _HUGE.search(kind):
+            narrow, column = _HUGE.sub("BIGINT", kind), identifier(name)
+            wide = f"SELECT bool_or(TRY_CAST({column} AS {narrow}) IS DISTINCT FROM {column}) FROM ({sql})"
+            try:
+                (too_wide,) = session.row(wide)
+            except NagfastError:  # such as broken UTF-8 beside it, which the caller repairs
+                too_wide = True
+            casts[name] = _HUGE.sub("VARCHAR", kind) if too_wide else narrow
+    return casts
+
+
+def _cast(sql: str, casts: Mapping[str, str]) -> str:
+    if not casts:
+        return sql
+    changed = ", ".join(f"CAST({identifier(c)} AS {kind}) AS {identifier(c)}" for c, kind in casts.items())
+    return f"SELECT * REPLACE ({changed}) FROM ({sql})"
 
 
 def _prepare(session: Session, files: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -238,11 +266,24 @@ def _prepare(session: Session, files: Sequence[str]) -> tuple[dict[str, str], di
                     pq.read_schema(handle)
                 actual[file] = file
         except _UNREADABLE as error:
-            bad[file] = first_line(error)
+            bad[file] = _reason(error)
     return actual, bad
 
 
-def open_relation(session: Session, paths: Paths, argument: str, quarantine: Quarantine | None = None) -> Relation:
+def _reason(error: BaseException) -> str:
+    """Why a file cannot be read, in one line and without its name."""
+    inner = error.__cause__ if isinstance(error, UnreadableSourceError) and error.__cause__ else error
+    return (str(inner).strip() or type(inner).__name__).splitlines()[0]
+
+
+def open_relation(
+    session: Session,
+    paths: Paths,
+    argument: str,
+    quarantine: Quarantine | None = None,
+    *,
+    ids: Sequence[str] = IDS,
+) -> Relation:
     """Files as one relation; files of different columns are taken together by name.
 
     Args:
@@ -250,6 +291,7 @@ def open_relation(session: Session, paths: Paths, argument: str, quarantine: Qua
         paths: Parquet and JSON lines files, folders, globs, fsspec URLs.
         argument: the argument's name, for the errors.
         quarantine: where files that cannot be read are noted; None makes the first of them an error.
+        ids: columns of document ids, dotted names reaching into records; JSON lines give them as text.
 
     Raises:
         ArgumentError: no such file, or a column of a name that is needed here.
@@ -264,13 +306,15 @@ def open_relation(session: Session, paths: Paths, argument: str, quarantine: Qua
         assert quarantine is not None
         quarantine.write_file(NamedFile(f"{argument.strip('-').lower()}-{files.index(file):06d}", file), reason)
     files = list(actual)
-    sql = _sql(session, files, list(actual.values()))
+    sql = _sql(session, files, list(actual.values()), ids)
     columns = {name: kind for name, kind, *_ in session.rows(f"DESCRIBE {sql}")}
     del columns[POSITION]
     for name in columns:
         if name.lower() in _VIRTUAL:
             raise ArgumentError(f"{argument}: {files[0]}: the column name {name} is taken by the reader; rename it")
-    return Relation(sql, tuple(files), columns, tuple(actual.values()), tuple(bad))
+    casts = _exact(session, sql, columns)
+    readable, unreadable = tuple(actual.values()), tuple(bad)
+    return Relation(_cast(sql, casts), tuple(files), columns | casts, readable, unreadable, tuple(ids), casts)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from nagfast.duck import Session, double, identifier, literal
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.files import atomic_path
 from nagfast.pool import Options, Pool, clear_quarantine
-from nagfast.relations import POSITION, Paths, Relation, open_relation
+from nagfast.relations import IDS, POSITION, Paths, Relation, open_relation
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def select(
     """
     options = Options(fraction, budget, unit, token_column, text_column, id_column, quality, higher_is_better)
     with Session(Path(out), memory_limit, threads) as session:
-        relation = open_relation(session, scores, "SCORES")
+        relation = open_relation(session, scores, "SCORES", ids=(*IDS, id_column))
         _require_scores(relation, [score_column])
         run = _Run(session, options, [Target(score_column, "d0")], Path(out), quarantine)
         return run.finish([relation], [{"d0": score_column}], payload)
@@ -190,10 +190,11 @@ def select_multi(
             if payload is None:
                 raise ArgumentError("payload: none given; score files of several targets are joined on a payload")
             names = _names(targets, list(scores))
-            relations = [open_relation(session, scores[n], f"scores of {n}") for n in names]
+            ids = (*IDS, id_column)
+            relations = [open_relation(session, scores[n], f"scores of {n}", ids=ids) for n in names]
             columns = [{f"d{i}": score_column} for i in range(len(names))]
         else:
-            relations = [open_relation(session, scores, "SCORES")]
+            relations = [open_relation(session, scores, "SCORES", ids=(*IDS, id_column))]
             names = _names(targets, [c.removeprefix(PREFIX) for c in relations[0].columns if c.startswith(PREFIX)])
             columns = [{f"d{i}": PREFIX + n for i, n in enumerate(names)}]
         for relation, needed in zip(relations, columns, strict=True):
@@ -243,7 +244,8 @@ class _Run:
         """Fill the pool, choose, write."""
         documents = None
         if payload is not None:
-            documents = open_relation(self.session, payload, "--payload", self.pool.quarantine)
+            ids, quarantine = (*IDS, self.options.id_column), self.pool.quarantine
+            documents = open_relation(self.session, payload, "--payload", quarantine, ids=ids)
         source = self.pool.fill(scored, distances, documents)
         total, allowed = self._choose()
         summary = self._summary(total, allowed, documents.unreadable if documents else ())

@@ -171,6 +171,143 @@ def test_json_and_parquet_together_and_dotted_names(tmp_path):
     assert [(r["text"], r["more"]) for r in read(tmp_path / "o.parquet")] == [("abc", None), ("de", 1)]
 
 
+def lines(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+TEXTS = ['two\nlines\t"quoted" \\n', "grün 中 😀 \u2028", '"already"', "", "null", '{"a": 1}', " 7 ", "a\u0000b"]
+
+
+@pytest.mark.parametrize("odd", [7, 1.5, True, [1, "x"], {"a": "b"}])
+@pytest.mark.parametrize("unit", ["bytes", "documents"])
+def test_texts_among_other_types_stay_as_they_are(tmp_path, odd, unit):
+    docids = [f"d{i}" for i in range(len(TEXTS))]
+    rows = [{"docid": d, "doc": t, "meta": {"t": t}, "list": [t]} for d, t in zip(docids, TEXTS, strict=True)]
+    odd_row = {"docid": "odd", "doc": odd, "meta": {"t": odd}, "list": [odd]}
+    payload = lines(tmp_path / "p.jsonl", *rows[:3], odd_row, *rows[3:])
+    scores = write(tmp_path / "s.parquet", docid=[*docids, "odd"], nag_distance=np.linspace(0, 1, len(rows) + 1))
+    summary = select(scores, payload, tmp_path / "o.parquet", fraction=1.0, unit=unit)
+    found = read(tmp_path / "o.parquet")
+    assert [{k: row[k] for k in ("docid", "doc", "meta", "list")} for row in found[:-1]] == rows
+    assert json.loads(found[-1]["doc"]) == odd
+    odd_bytes = len(found[-1]["doc"].encode())
+    want = sum(len(t.encode()) for t in TEXTS) + odd_bytes if unit == "bytes" else len(rows) + 1
+    assert (summary.total, summary.missing_in_payload, summary.exit_code) == (want, 0, 0)
+
+
+IDS = {
+    "strings": ["b-3", 7, -1, "x y", "012"],
+    "wide": [-1, 2**63 + 1, 2**64 - 1, 5, -(2**63)],
+    "wider": [2**64 + 1, 10**22 + 1, 3, -4, 12],
+    "numbers": [3, 1, 2**53 + 1, 2**63 - 1, 9],
+    "negative": [-3, 1, 2**53 + 1, -(2**53) - 1, 9],
+    "floats": ["1.5", 3, 2**53 + 1, 2.5, None],
+}
+
+
+@pytest.mark.parametrize("where", ["docid", "id", "meta.docid", "a.b.c", "dotted.name"])
+@pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
+def test_ids_of_several_types_join(tmp_path, where, ids):
+    def row(docid, number):
+        for part in reversed([where] if where == "dotted.name" else where.split(".")):
+            docid = {part: docid}
+        return docid | {"doc": f"t{number}", "token_num": 1}
+
+    payload = lines(tmp_path / "p.jsonl", *(row(docid, i) for i, docid in enumerate(ids)))
+    names = [str(docid) for docid in ids if docid is not None]
+    scores = write(tmp_path / "s.parquet", docid=names, nag_distance=np.linspace(0, 1, len(names)))
+    summary = select(scores, payload, tmp_path / "o.parquet", fraction=1.0, id_column=where)
+    assert [r["doc"] for r in read(tmp_path / "o.parquet")] == [f"t{i}" for i in range(len(names))]
+    assert (summary.missing_in_payload, summary.missing_in_scores) == (0, 0)
+    value = read(tmp_path / "o.parquet")
+    for part in [where] if where == "dotted.name" else where.split("."):
+        value = [v[part] for v in value]
+    assert value == names
+
+
+@pytest.mark.parametrize("names", [["s.jsonl", "p.jsonl"], ["s.parquet", "p.jsonl"], ["s.jsonl", "p.parquet"]])
+def test_numbers_and_texts_of_json_and_parquet_join(tmp_path, names):
+    for name, column in zip(names, ({"nag_distance": [0.1, 0.2, 0.3]}, {"token_num": [1, 2, 3]}), strict=True):
+        table = pa.table({"docid": [3, -1, 2**62]} | column)
+        if name.endswith(".jsonl"):
+            lines(tmp_path / name, *table.to_pylist())
+        else:
+            pq.write_table(table, tmp_path / name)
+    select(tmp_path / names[0], tmp_path / names[1], tmp_path / "o.parquet", fraction=1.0)
+    assert [int(r["docid"]) for r in read(tmp_path / "o.parquet")] == [3, -1, 2**62]
+
+
+def test_score_lines_with_ids_of_several_types_join(tmp_path):
+    ids = ["b-3", 7, 2**64 + 1]
+    rows = [{"docid": d, "nag_distance": i / 10, "nag_distance_t": i / 10} for i, d in enumerate(ids)]
+    scores = lines(tmp_path / "s.jsonl", *rows)
+    payload = write(tmp_path / "p.parquet", docid=[str(d) for d in ids], token_num=[1, 1, 1])
+    for run, given in ((select, scores), (select_multi, scores), (select_multi, {"t": scores})):
+        run(given, payload, tmp_path / "o.parquet", fraction=1.0)
+        assert [r["docid"] for r in read(tmp_path / "o.parquet")] == [str(d) for d in ids]
+
+
+def test_whole_numbers_of_any_sign_keep_every_digit(tmp_path):
+    numbers = [-1, 3, 7]
+    rows = [
+        {"docid": str(i), "token_num": n, "meta": {"n": n * 2**53 + 1}, "far": 2**63 * i - 1}
+        for i, n in enumerate(numbers)
+    ]
+    payload = lines(tmp_path / "p.jsonl", *rows)
+    more = write(tmp_path / "q.parquet", docid=["3"], token_num=[5], meta=[{"n": -5}], far=pa.array([2], pa.int64()))
+    scores = write(tmp_path / "s.parquet", docid=list("0123"), nag_distance=[0.1, 0.2, 0.3, 0.4])
+    summary = select(scores, [payload, more], tmp_path / "o.parquet", fraction=1.0)
+    found = read(tmp_path / "o.parquet")
+    assert [(r["token_num"], r["meta"]["n"]) for r in found] == [(3, 3 * 2**53 + 1), (7, 7 * 2**53 + 1), (5, -5)]
+    assert all(type(r["token_num"]) is int and type(r["meta"]["n"]) is int for r in found)
+    assert [r["far"] for r in found] == [str(2**63 - 1), str(2**64 - 1), "2"]
+    assert (summary.quarantined, summary.total) == (1, 15)
+
+
+def test_broken_utf8_beside_numbers_of_both_signs(tmp_path):
+    broken = pa.StructArray.from_arrays([pa.array([-1]), broken_text([b"a \xff"])], ["n", "t"])
+    pq.write_table(pa.table({"docid": ["a"], "meta": broken}), tmp_path / "p.parquet")
+    payload = [tmp_path / "p.parquet", lines(tmp_path / "q.jsonl", {"docid": "b", "meta": {"n": 1, "t": "b"}})]
+    scores = write(tmp_path / "s.parquet", docid=["a", "b"], nag_distance=[0.1, 0.2])
+    select(scores, payload, tmp_path / "o.parquet", fraction=1.0, unit="documents")
+    assert [int(r["meta"]["n"]) for r in read(tmp_path / "o.parquet")] == [-1, 1]
+
+
+def test_a_payload_folder_is_what_extraction_reads_there(tmp_path):
+    docids, distance, amount = pool(30)
+    scores = write(tmp_path / "s.parquet", docid=docids, nag_distance=distance)
+    folder = tmp_path / "data"
+    (folder / "b").mkdir(parents=True)
+    rows = [{"docid": d, "token_num": a} for d, a in zip(docids, amount, strict=True)]
+    write(folder / "a.pq", docid=docids[:5], token_num=pa.array(amount[:5], pa.int64()))
+    write(folder / "b" / "c.PARQ", docid=docids[5:10], token_num=pa.array(amount[5:10], pa.int64()))
+    lines(folder / "b" / "d.jsonlines", *rows[10:20])
+    packed = "".join(json.dumps(row) + "\n" for row in rows[20:25]).encode()
+    (folder / "e.ndjson.zstd").write_bytes(zstandard.compress(packed[:50]) + zstandard.compress(packed[50:]))
+    (folder / "f.json.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + json.dumps(rows[25]).encode()))
+    lines(folder / "g.jsonl", *rows[26:])
+    want = select(scores, folder, tmp_path / "o.parquet", fraction=1.0)
+    before = read(tmp_path / "o.parquet")
+    assert (len(before), want.quarantined, want.missing_in_payload) == (30, 0, 0)
+
+    other = [{"docid": d, "token_num": 1000} for d in docids]
+    for name in ("aa/quarantine/x.jsonl", "aa/part.jsonl", ".h/x.jsonl", "_tmp/x.jsonl", "_x.jsonl", "0.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        lines(folder / name, *other)
+    for name in ("nag.json", "extract.json"):
+        (folder / "aa" / name).write_text("{}")
+    write(folder / "aa" / "part.parquet", docid=docids, nag_tokens=[1] * 30)
+    assert select(scores, folder, tmp_path / "o.parquet", fraction=1.0) == want
+    assert read(tmp_path / "o.parquet") == before
+
+    for name in ("0.json", "_tmp/x.jsonl", ".h/x.jsonl", "aa/part.jsonl"):  # named, they are taken
+        assert select(scores, folder / name, tmp_path / "o.parquet", fraction=1.0).total == 30_000
+        assert select(scores, str(folder / name), tmp_path / "o.parquet", fraction=1.0).total == 30_000
+    with pytest.raises(ArgumentError, match=r"^--payload: .*aa: no file to read there"):
+        select(scores, folder / "aa", tmp_path / "o.parquet", fraction=1.0)
+
+
 def test_missing_rows_are_counted(tmp_path):
     scores = write(tmp_path / "s.parquet", docid=list("abcx"), nag_distance=[0.1, 0.2, 0.3, 0.0])
     payload = write(tmp_path / "p.parquet", docid=list("cabyz"), token_num=[1] * 5)

@@ -148,6 +148,22 @@ def test_from_store_joins_a_payload(tmp_path):
         TargetProfile.from_store(found, payload=tmp_path / "p.parquet")
 
 
+def test_a_payload_of_json_lines_with_values_of_several_types_joins(tmp_path):
+    batch = nags(6, 4)
+    docids = ["b-3", "7", str(2**64 + 1), "-1", "x", "y"]
+    writer = StoreWriter(tmp_path / "s", {SPEC.neuron_type: SPEC})
+    writer.write("s0", docids, batch.tokens, {SPEC.neuron_type: batch.indices}, None, {})
+    rows = zip(["b-3", 7, 2**64 + 1, -1], ["law", 3, "law", "math"], strict=True)
+    text = "".join(json.dumps({"docid": docid, "kind": kind}) + "\n" for docid, kind in rows)
+    (tmp_path / "p.jsonlines").write_text(text)
+    found = NagStore.open(tmp_path / "s")
+    for where, want in ((None, [0, 1, 2, 3]), ("kind = 'law'", [0, 2]), ("kind = '3'", [1])):
+        profile = TargetProfile.from_store(found, where=where, payload=tmp_path / "p.jsonlines")
+        assert (
+            profile.counts == TargetProfile.fit(NagBatch(batch.indices[want], batch.tokens[want], SPEC)).counts
+        ).all()
+
+
 @pytest.mark.parametrize("power", [1.0, 1.5])
 def test_saved_profiles_come_back(tmp_path, power):
     profile = TargetProfile.fit(nags(12), power)
