@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,7 +60,8 @@ class Backbone:
         self.num_layers = int(self.config.num_hidden_layers)
         self.layers = taps.decoder_layers(model, self.num_layers)
         self.dtype = next(model.parameters()).dtype
-        self.fingerprint = weights_fingerprint(model)
+        self.fingerprint = model_fingerprint(model, self.config)
+        self.max_positions = _learned_positions(model, self.config)
         self.tokenizer_fingerprint = tokenizer_fingerprint(tokenizer)
         self.taps = {t: found for t in NEURON_TYPES if (found := self._find_taps(t)) is not None}
         if "fwd_up" not in self.taps:
@@ -93,10 +95,12 @@ class Backbone:
             ArgumentError: no such model, or a wrong dtype or device.
             NagfastError: the architecture cannot be tapped, or the check failed.
         """
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging as hf_logging
 
-        if str(name) == "bundled":
+        label = str(name)
+        if label == "bundled":
             from nagfast.bundled import MODEL
 
             name = MODEL
@@ -106,22 +110,20 @@ class Backbone:
             hf_logging.disable_progress_bar()
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ArgumentError(
                 f"--backbone: cannot load {str(name)!r} ({first}); give a hub id or a folder with config.json, "
                 "weights and tokenizer"
             ) from None
-        backbone = cls(model.to(where), tokenizer, str(name), where)
+        backbone = cls(model.to(where), tokenizer, label, where)
         backbone.prepare(check=check)
         return backbone
 
     @classmethod
     def bundled(cls, *, dtype: str = "auto", device: str = "auto") -> Backbone:
         """The small Qwen3-architecture model that comes with nagfast (model card in nagfast/bundled/model)."""
-        backbone = cls.load("bundled", dtype=dtype, device=device)
-        backbone.name = "bundled"
-        return backbone
+        return cls.load("bundled", dtype=dtype, device=device)
 
     # --- what it can measure ------------------------------------------------------------------------------------------
 
@@ -153,7 +155,15 @@ class Backbone:
         reduction: str = "mean_abs",
         max_length: int = 120,
     ) -> NagSpec:
-        """The identity and provenance of NAGs that this backbone makes with these settings."""
+        """The identity and provenance of NAGs that this backbone makes with these settings.
+
+        Raises:
+            ArgumentError: a setting outside its range, or a max_length beyond the model's position table.
+        """
+        if self.max_positions is not None and max_length > self.max_positions:
+            raise ArgumentError(
+                f"--max-length: got {max_length}; {self.name} has a table of {self.max_positions} positions"
+            )
         return NagSpec(
             fingerprint=self.fingerprint,
             num_layers=self.num_layers,
@@ -289,9 +299,9 @@ class Backbone:
         Raises:
             NagfastError: neither layout agrees with one-at-a-time runs.
         """
-        everything = Measure(tuple(self.taps))
         batch = self._check_batch()
-        expected = self._one_at_a_time(batch, everything) if check else {}
+        expected = self._expected(batch) if check else {}
+        everything = Measure(tuple(self.taps))
         stock = self.config._attn_implementation
         reasons: list[str] = []
         for layout in ("packed", "equal_length"):
@@ -322,6 +332,23 @@ class Backbone:
         rng = np.random.default_rng(0)
         ids = rng.integers(0, int(self.config.vocab_size), size=int(lengths.sum()), dtype=np.int64)
         return PackedBatch(ids, np.concatenate([[0], np.cumsum(lengths)]), np.arange(len(lengths)))
+
+    def _expected(self, batch: PackedBatch) -> dict[str, Array]:
+        """Impacts of all neuron types, one document at a time; a type whose tap does not fit is dropped.
+
+        Raises:
+            NagfastError: fwd_up itself cannot be measured.
+        """
+        found: dict[str, Array] = {}
+        for neuron_type in list(self.taps):
+            try:
+                found |= self._one_at_a_time(batch, Measure((neuron_type,)))
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+                if neuron_type == "fwd_up":
+                    raise NagfastError(f"backbone: {self.name} cannot be run: {str(error).splitlines()[0]}") from error
+                log.info("%s: %s neurons cannot be measured", self.name, neuron_type)
+                del self.taps[neuron_type]
+        return found
 
     def _one_at_a_time(self, batch: PackedBatch, measure: Measure) -> dict[str, Array]:
         """The same documents, each in a forward pass of its own with the architecture's eager attention."""
@@ -371,6 +398,10 @@ def pick_device(device: str) -> torch.device:
         raise ArgumentError(f"--device: got {device!r}; use auto, cpu, cuda or cuda:I")
     if picked.type == "cuda" and not torch.cuda.is_available():
         raise ArgumentError(f"--device: got {device!r}, but torch sees no CUDA device; use cpu or install a CUDA build")
+    if picked.type == "cuda" and picked.index is not None and picked.index >= torch.cuda.device_count():
+        raise ArgumentError(
+            f"--device: got {device!r}; torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0"
+        )
     return picked
 
 
@@ -387,18 +418,39 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return kinds[dtype]
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256, first 16 hex digits, over names, shapes and up to 4,096 evenly spaced values of every parameter.
+# What changes a forward pass and is not in the weights. Defaults that a library version adds do not count.
+CONFIG_IDENTITY = (
+    *("hidden_act", "hidden_activation", "activation_function", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "no_rope_layers", "layer_types"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window", "attn_logit_softcapping"),
+    *("query_pre_attn_scalar", "attention_multiplier", "residual_multiplier", "embedding_multiplier"),
+)
 
-    Values are taken in bfloat16, so that one checkpoint has one fingerprint whatever it is run in.
+
+def model_fingerprint(model: nn.Module, config: Any) -> str:
+    """SHA-256, first 16 hex digits, over the weights and the settings that a forward pass depends on.
+
+    Of every parameter go in its name, its shape and up to 4,096 evenly spaced values, in bfloat16, so that one
+    checkpoint has one fingerprint whatever it is run in; of the configuration what CONFIG_IDENTITY names.
     """
-    digest = hashlib.sha256()
+    settings = {n: getattr(config, n) for n in CONFIG_IDENTITY if getattr(config, n, None) is not None}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 4096)][:4096]
+        sample = flat[:: max(1, -(-flat.numel() // 4096))]
         digest.update(sample.to(torch.bfloat16).view(torch.uint16).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _learned_positions(model: nn.Module, config: Any) -> int | None:
+    """Length of the position table of a model that has one, else None."""
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    tokens = model.get_input_embeddings()  # type: ignore[operator]
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not tokens]
+    if limit and any(limit <= m.num_embeddings <= limit + 8 for m in tables):
+        return int(limit)
+    return None
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

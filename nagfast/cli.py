@@ -99,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nagfast", description="Target-oriented data selection by Neuron-Activated Graphs.")
     parser.add_argument("--version", action="version", version=f"nagfast {__version__}")
     parser.add_argument("--quiet", action="store_true", help="only warnings and errors")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, (config, _) in COMMANDS.items():
         first = (config.__doc__ or "").strip().splitlines()[0]
@@ -110,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = vars(build_parser().parse_args(argv))
-    command, quiet = arguments.pop("command"), arguments.pop("quiet")
+    command, quiet, debug = (arguments.pop(name) for name in ("command", "quiet", "debug"))
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "filelock", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -130,6 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         _complain(command, f"{error.filename or 'file'}: {error.strerror or error}")
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        _complain(command, f"{type(error).__name__}: {error}; nagfast --debug {command} ... shows where")
         return 1
 
 

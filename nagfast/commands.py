@@ -55,6 +55,7 @@ def fit_profile(config: configs.ProfileConfig) -> int:
         top_k=config.top_k,
         neuron_type=config.neuron_type,
         payload=config.payload or None,
+        id_column=config.id_column,
     )
     profile.save(config.out)
     _say(f"{config.out}: {profile.num_targets:,} target documents, {profile.spec.describe()}")
@@ -182,10 +183,12 @@ def explain(config: configs.ExplainConfig) -> int:
     from nagfast.targets import TargetProfile
 
     quoted = config.docid.replace("'", "''")
-    docids, nags = NagStore.open(config.store).read(where=f"docid = '{quoted}'")
+    profile = TargetProfile.load(config.profile)
+    store = NagStore.open(config.store)
+    docids, nags = store.read(neuron_type=profile.spec.neuron_type, where=f"docid = '{quoted}'")
     if not docids:
         raise ArgumentError(f"--docid: {config.docid!r} is not in {config.store}")
-    found = explain_nag(nags, TargetProfile.load(config.profile), rows=config.rows)
+    found = explain_nag(nags, profile, rows=config.rows)
     _say(f"{config.docid}: similarity {found.similarity:.4f}, distance {1 - found.similarity:.4f}")
     _say("layer  similarity")
     for layer, value in enumerate(found.layers):

@@ -30,12 +30,16 @@ def _require(condition: bool, message: str) -> None:
         raise ArgumentError(message)
 
 
-def _check_choices(config: Any) -> None:
+def _check_values(config: Any) -> None:
     for item in dataclasses.fields(config):
         choices = item.metadata.get("choices", ())
         value = getattr(config, item.name)
+        flag = f"--{item.name.replace('_', '-')}"
         if choices and value not in choices:
-            raise ArgumentError(f"--{item.name.replace('_', '-')}: got {value!r}; use one of {', '.join(choices)}")
+            named = ", ".join(c for c in choices if c is not None)
+            raise ArgumentError(f"{flag}: got {value!r}; use one of {named}")
+        if item.name == "threads" and value is not None and value < 1:
+            raise ArgumentError(f"{flag}: got {value}; use at least 1")
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class ExtractConfig:
     """Run the model code that comes with the backbone."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_values(self)
         _require(bool(self.inputs), "INPUT: none given; name at least one file, folder or glob")
         _require(
             self.top_k is None or self.top_ratio is None,
@@ -132,6 +136,8 @@ class ProfileConfig:
     """SQL condition over docid, nag_tokens and the kept columns, such as "dataset = 'math'"."""
     payload: tuple[str, ...] = option([])
     """Files with further columns for --where, joined on docid."""
+    id_column: str = option("docid")
+    """Column of the document id in --payload."""
     neuron_type: str | None = option(None, choices=(None, *NEURON_TYPES))  # type: ignore[arg-type]
     """Which of the store's neuron types (default: fwd_up where it has it)."""
     top_k: int | None = option(None)
@@ -140,7 +146,7 @@ class ProfileConfig:
     """Exponent of the neuron frequencies."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_values(self)
         _require(self.power > 0, f"--power: got {self.power}; use more than 0")
 
 
@@ -158,6 +164,7 @@ class ScoreConfig:
     """CPU threads (default: all)."""
 
     def __post_init__(self) -> None:
+        _check_values(self)
         _require(bool(self.profile), "--profile: none given; name at least one .npz made by nagfast profile")
 
 
@@ -197,7 +204,7 @@ class SelectConfig:
     """Folder for rows that cannot be used (default: OUT.quarantine)."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_values(self)
         _check_budget(self.fraction, self.budget)
 
 
@@ -249,7 +256,7 @@ class RankConfig:
     """Folder for rows that cannot be used (default: OUT.quarantine)."""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        _check_values(self)
         _check_budget(self.fraction, self.budget)
         _require(self.power > 0, f"--power: got {self.power}; use more than 0")
 
@@ -266,6 +273,7 @@ class DemoConfig:
     """CPU threads (default: all)."""
 
     def __post_init__(self) -> None:
+        _check_values(self)
         _check_budget(self.fraction, None)
 
 

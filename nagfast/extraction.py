@@ -30,6 +30,7 @@ from nagfast.overlap import Background, Prefetch
 from nagfast.packing import PackedBatch, encode, pack
 from nagfast.progress import Progress
 from nagfast.quarantine import Quarantine
+from nagfast.records import content_digest
 from nagfast.schema import NagBatch, NagSpec
 from nagfast.store import StoreWriter
 
@@ -228,15 +229,17 @@ def run_extract(config: ExtractConfig, backbone: Backbone | None = None) -> Extr
     specs = _specs(config, backbone)
     keep = (*config.keep_columns, *((TOKEN_COUNT,) if config.count_tokens else ()))
     writer = StoreWriter(config.out, specs, keep, overwrite=config.overwrite)
-    settings = json.dumps(asdict(config), indent=2)
-    atomic_write_text(Path(config.out) / "extract.json", settings + "\n")
+    records = {source.name: _record(config, source) for source in sources}
+    for record in records.values():
+        writer.require_same_source(record)
+    _save_settings(config)
     quarantine = Quarantine(Path(config.quarantine) if config.quarantine else Path(config.out) / "quarantine")
     if config.overwrite:
-        quarantine.clear()
+        quarantine.clear(records)
     summary = ExtractSummary()
     with (
         Progress("extract") as progress,
-        Prefetch(_read(config, sources, writer, backbone, quarantine, summary), depth=2) as shards,
+        Prefetch(_read(config, sources, records, writer, backbone, quarantine, summary), depth=2) as shards,
         Background(depth=2) as background,
     ):
         for shard in shards:
@@ -248,13 +251,43 @@ def run_extract(config: ExtractConfig, backbone: Backbone | None = None) -> Extr
             summary.tokens += int(sum(len(t) for t in shard.tokens))
             summary.empty += sum(len(t) == 0 for t in shard.tokens)
     summary.seconds = progress.seconds
-    summary.quarantined = quarantine.num_rows
+    summary.quarantined = quarantine.count(records)
     return summary
+
+
+def _record(config: ExtractConfig, source: Source) -> dict[str, Any]:
+    """What the shards of a source are made from: with the chunk's number, the identity of a shard."""
+    try:
+        content = content_digest(source)
+    except UnreadableSourceError:
+        content = "unreadable"  # reading it says so, and sets it aside
+    return {
+        "name": source.name,
+        "content": content,
+        "text_column": config.text_column,
+        "id_column": config.id_column,
+        "rows_per_chunk": config.shard_rows,
+    }
+
+
+def _save_settings(config: ExtractConfig) -> None:
+    """Write the resolved settings beside the shards; say where a run that is taken up differs from the last one."""
+    path = Path(config.out) / "extract.json"
+    now = asdict(config)
+    try:
+        then = json.loads(path.read_text()) if path.exists() and not config.overwrite else now
+    except ValueError:
+        then = now
+    for name in ("dtype", "device", "batch_tokens", "threads", "count_tokens"):
+        if then.get(name, now[name]) != now[name]:
+            log.warning("--%s: %s now, %s in the run before", name.replace("_", "-"), now[name], then[name])
+    atomic_write_text(path, json.dumps(now, indent=2) + "\n")
 
 
 def _read(
     config: ExtractConfig,
     sources: Sequence[Source],
+    records: dict[str, dict[str, Any]],
     writer: StoreWriter,
     backbone: Backbone,
     quarantine: Quarantine,
@@ -264,14 +297,11 @@ def _read(
     columns = Columns(config.text_column, config.id_column, config.keep_columns)
     total = max(1, sum(s.size or 1 for s in sources))
     before = 0
-    for source in sources:
-        name, size = source.name, source.size
+    for number, source in enumerate(sources):
+        record, size = records[source.name], source.size or 1
 
-        def record(chunk: int, name: str = name, size: int | None = size) -> dict[str, Any]:
-            return {"name": name, "size": size, "chunk": chunk, "rows_per_chunk": config.shard_rows}
-
-        def is_done(chunk: int, name: str = name, record: Any = record) -> bool:
-            done = writer.has(f"{name}-{chunk:05d}", record(chunk))
+        def is_done(chunk: int, record: dict[str, Any] = record) -> bool:
+            done = writer.has(f"{record['name']}-{chunk:05d}", record | {"chunk": chunk})
             summary.resumed += done
             return done
 
@@ -281,15 +311,18 @@ def _read(
                 chunk = rows.start // config.shard_rows
                 tokens, counts = encode(backbone.tokenizer, rows.texts, config.max_length)
                 seen_bytes += sum(len(t) for t in rows.texts)
-                part = (rows.start + rows.count) / num_rows if num_rows else min(1.0, seen_bytes / (size or 1))
-                share = min(1.0, (before + part * (size or 1)) / total)
-                yield _Shard(f"{name}-{chunk:05d}", rows, record(chunk), share, tokens, counts)
+                part = (rows.start + rows.count) / num_rows if num_rows else min(1.0, seen_bytes / size)
+                share = min(1.0, (before + part * size) / total)
+                yield _Shard(f"{source.name}-{chunk:05d}", rows, record | {"chunk": chunk}, share, tokens, counts)
             quarantine.clear_file(source)
-        except UnreadableSourceError as error:
+        except (UnreadableSourceError, ArgumentError) as error:
+            # A column that the first file lacks is a wrong argument; one that a later file lacks is that file's fault.
+            if isinstance(error, ArgumentError) and number == 0:
+                raise
             log.error("%s", error)
             quarantine.write_file(source, str(error))
             summary.unreadable.append(source.path)
-        before += size or 1
+        before += size
 
 
 def _num_rows(source: Source) -> int | None:

@@ -61,8 +61,8 @@ def _source(path: str, key: str, size: int | None, *, named: bool) -> Source | N
 def find_sources(inputs: Sequence[str]) -> list[Source]:
     """Files of text that the arguments mean, in the order of the arguments and by path within each.
 
-    Folders are searched to the bottom, without names that begin with a dot or an underscore; globs match no name that
-    begins with a dot. A file that is reached twice is taken once. The name of a source depends on the name of the
+    Folders are searched to the bottom, without names that begin with a dot or an underscore, NAG stores and
+    quarantines; globs match no name that begins with a dot. A file that is reached twice is taken once. The name of a source depends on the name of the
     input's folder and the path below it, so moving the folder keeps it.
 
     Args:
@@ -100,7 +100,9 @@ def _with_unique_names(sources: list[Source]) -> list[Source]:
 def _hidden(relative: str, *, named: bool) -> bool:
     """Left out: what other programs keep beside the data; of what a glob names, as in a shell, only dot files."""
     marks = (".",) if named else (".", "_")
-    return any(part.startswith(marks) for part in PurePosixPath(relative).parts)
+    *folders, _ = parts = PurePosixPath(relative).parts
+    aside = any(folder == "quarantine" or folder.endswith(".quarantine") for folder in folders)
+    return aside or any(part.startswith(marks) for part in parts)
 
 
 def _local(text: str) -> list[Source]:

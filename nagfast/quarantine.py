@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from nagfast.errors import NagfastError
 from nagfast.files import atomic_write_text, clean_temporaries, write_error
 
 BASE64 = "base64:"
+_FILE = re.compile(r"(?P<shard>.+)-\d{5,}\.jsonl|(?P<file>.+)\.unreadable\.json")
 UNREADABLE = "unreadable file"
 """The reason under which summary() counts files that could not be read."""
 
@@ -100,14 +102,28 @@ class Quarantine:
         """Forget that a file could not be read: it could be this time."""
         self._remove(self.folder / f"{source.name}.unreadable.json")
 
-    def clear(self) -> None:
-        """Forget everything: the run starts over.
+    def clear(self, sources: Iterable[str]) -> None:
+        """Forget what is noted of some sources (their names); other files of the folder stay.
 
         Raises:
             NagfastError: a file cannot be removed.
         """
-        for path in [*self._files("*.jsonl"), *self._files("*.unreadable.json")]:
+        for path in self._files_of(sources):
             self._remove(path)
+
+    def count(self, sources: Iterable[str]) -> int:
+        """Bad rows noted of some sources (their names)."""
+        files = [path for path in self._files_of(sources) if path.suffix == ".jsonl"]
+        return sum(path.read_bytes().count(b"\n") for path in files)
+
+    def _files_of(self, sources: Iterable[str]) -> list[Path]:
+        names = set(sources)
+        found = []
+        for path in sorted(self.folder.glob("*")):
+            match = _FILE.fullmatch(path.name)
+            if match and (match["shard"] or match["file"]) in names:
+                found.append(path)
+        return found
 
     def rows(self) -> Iterator[BadRow]:
         """All bad rows, by shard name and then in order.

@@ -62,6 +62,7 @@ class StoreWriter:
         """
         self.path = local_folder(path)
         self.specs, self.keep = dict(specs), tuple(keep)
+        self._agreed: set[str] = set()  # names of sources whose shards are known to be made alike
         self._check_arguments()
         make_folder(self.path)
         clean_temporaries(self.path)
@@ -164,10 +165,13 @@ class StoreWriter:
             source: plain JSON values that say which piece of which input this is.
 
         Raises:
-            ArgumentError: shapes, dtypes, values or names do not fit the specs of the store.
+            ArgumentError: shapes, dtypes, values or names do not fit the specs of the store, or shards of the same
+                source name were made otherwise (require_same_source).
             NagfastError: the file cannot be written.
         """
         path = self._file(shard)
+        if source.get("name") not in self._agreed:
+            self.require_same_source(source)
         table = self._table(docids, np.asarray(tokens), indices, kept)
         first = primary(self.specs)
         record = {
@@ -176,7 +180,6 @@ class StoreWriter:
             "rows": len(docids),
             "empty": int((indices[first][:, 0, 0] == self.specs[first].sentinel).sum()),
         }
-        self._remove_stale(record["source"])
         write_shard(path, table, self.specs, record)
         self._sources[shard] = record["source"]
 
@@ -218,16 +221,30 @@ class StoreWriter:
             columns.append(nag_array(indices[name], spec))
         return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
-    def _remove_stale(self, source: Mapping[str, Any]) -> None:
+    def require_same_source(self, source: Mapping[str, Any]) -> None:
+        """Check that shards of a source that are here were made from it, and as it is read now.
+
+        Args:
+            source: record of the source; `chunk` does not count.
+
+        Raises:
+            ArgumentError: shards of the same name were made from other content, other columns or other row cuts.
+        """
         if "name" not in source:
             return
         now = {name: value for name, value in source.items() if name != "chunk"}
-        for shard, record in list(self._sources.items()):
-            if record is None or record.get("name") != source["name"]:
+        for shard, record in self._sources.items():
+            if record is None or record.get("name") != now.get("name"):
                 continue
-            if {name: value for name, value in record.items() if name != "chunk"} != now:
-                _remove(self._file(shard))
-                del self._sources[shard]
+            then = {name: value for name, value in record.items() if name != "chunk"}
+            if then != now:
+                differing = sorted(n for n in then.keys() | now.keys() if then.get(n) != now.get(n))
+                pairs = ", ".join(f"{n} {then.get(n)!r} then and {now.get(n)!r} now" for n in differing)
+                raise ArgumentError(
+                    f"{self._file(shard)}: was made from a source of the same name that differs ({pairs}); "
+                    "give another --out, or --overwrite to replace the store"
+                )
+        self._agreed.add(str(source["name"]))
 
 
 def _remove(path: Path) -> None:

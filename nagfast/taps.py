@@ -152,7 +152,7 @@ def _heads_tap(layer: nn.Module, which: str, config: Any) -> Tap | None:
         begin = {"q": 0, "k": heads, "v": heads + kv_heads}[which] * head_dim
         return Tap(fused, lambda x, length: spread(x[..., begin : begin + own * head_dim], length), neurons)
     interleaved = _first(attention, INTERLEAVED_QKV)
-    if interleaved is not None:
+    if interleaved is not None and _features(interleaved) == 3 * heads * head_dim:
         third = "qkv".index(which)
         return Tap(interleaved, lambda x, _: x.unflatten(-1, (heads, 3, head_dim))[..., third, :].flatten(-2), neurons)
     return None

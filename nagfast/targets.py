@@ -297,7 +297,7 @@ def stack_tables(profiles: Sequence[TargetProfile]) -> tuple[Array, npt.NDArray[
 def _matching(store: NagStore, payload: Paths, where: str | None, id_column: str) -> pa.Array:
     """Ids of the documents of the store that the payload holds and `where` is true for, over the columns of both."""
     with Session(None) as session:
-        relation = open_relation(session, payload, "--payload")
+        relation = open_relation(session, payload, "--payload", ids=(id_column,))
         key = relation.find(id_column)
         if key is None:
             have = ", ".join(relation.columns)

@@ -227,6 +227,25 @@ def test_extract_reads_the_final_format_and_sets_bad_rows_aside(tmp_path):
     assert [json.loads(line)["docid"] for line in lines] == ["a"]
 
 
+def test_extract_of_an_unreadable_file_writes_it_once_it_is_mended(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.parquet").write_bytes(b"PAR1 no PAR1")
+    flags = [
+        "--model_type",
+        "x",
+        "--model_path",
+        str(GOLDEN / "qwen3" / "model"),
+        "--in_data_path",
+        str(tmp_path / "in"),
+    ]
+    flags += ["--out_data_path", str(tmp_path / "out"), "--top_k", "4"]
+    assert main(["extract", *flags]) == 3
+    assert not (tmp_path / "out" / "x.jsonl").exists()
+    pq.write_table(pa.table({"docid": ["a"], "doc": ["seven apples"]}), tmp_path / "in" / "x.parquet")
+    assert main(["extract", *flags]) == 0
+    assert len((tmp_path / "out" / "x.jsonl").read_text().splitlines()) == 1
+
+
 def test_wide_layers_and_sentinels_share_a_spec():
     narrow = np.array([[[1, 2]], [[0xFFFF, 0xFFFF]]], np.uint16)
     wide = np.array([[[70_000, 3]], [[0xFFFF_FFFF, 0xFFFF_FFFF]]], np.uint32)

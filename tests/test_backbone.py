@@ -8,7 +8,7 @@ import torch
 from tiny import ARCHITECTURES, FALLBACK, REFUSED, NoTokenizer, tiny_backbone, tiny_model
 
 from nagfast import attention, reference, taps
-from nagfast.backbone import Backbone, Measure, weights_fingerprint
+from nagfast.backbone import Backbone, Measure, model_fingerprint
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.gradients import act_grad_impacts, act_grad_nags
 from nagfast.packing import PackedBatch, pack
@@ -19,6 +19,10 @@ LENGTHS = (40, 40, 23, 17, 17, 17, 9, 2, 1, 1)
 def documents(seed=3, lengths=LENGTHS, vocab=300):
     rng = np.random.default_rng(seed)
     return [rng.integers(0, vocab, size=n) for n in lengths]
+
+
+def fingerprint(model):
+    return model_fingerprint(model, model.config)
 
 
 def assert_near(measured, expected):
@@ -141,16 +145,41 @@ def test_bfloat16_runs_and_stays_near_float32():
 
 def test_one_checkpoint_has_one_fingerprint_in_both_dtypes():
     model = tiny_model("qwen3", dtype=torch.bfloat16)
-    assert weights_fingerprint(model) == weights_fingerprint(model.float())
-    assert weights_fingerprint(model) != weights_fingerprint(tiny_model("qwen3", seed=1))
+    assert fingerprint(model) == fingerprint(model.float())
+    assert fingerprint(model) != fingerprint(tiny_model("qwen3", seed=1))
+
+
+def test_settings_that_change_a_forward_pass_change_the_fingerprint():
+    model = tiny_model("qwen3")
+    before = fingerprint(model)
+    model.config.rms_norm_eps = 1e-3
+    assert fingerprint(model) != before
+
+
+def test_a_position_table_limits_the_length():
+    backbone = tiny_backbone("opt")
+    assert backbone.max_positions == 256
+    with pytest.raises(ArgumentError, match="--max-length: got 257; .* 256 positions"):
+        backbone.spec(top_k=4, max_length=257)
+    assert tiny_backbone("qwen3").max_positions is None
+
+
+def test_a_neuron_type_whose_tap_does_not_fit_is_dropped():
+    backbone = Backbone(tiny_model("qwen3"), NoTokenizer(), "qwen3", torch.device("cpu"))
+    backbone.taps["att_v"] = [
+        taps.Tap(t.module, lambda x, _: x.unflatten(-1, (7, 9)), 64) for t in backbone.taps["att_v"]
+    ]
+    backbone.prepare()
+    assert "att_v" not in backbone.taps and "att_k" in backbone.taps
+    assert backbone.layout == "packed"
 
 
 def test_fingerprint_and_memory_survive_the_merge_of_gate_and_up():
     model = tiny_model("llama")
-    before = weights_fingerprint(model)
+    before = fingerprint(model)
     backbone = Backbone(model, NoTokenizer(), "llama", torch.device("cpu"))
     backbone.prepare()
-    assert backbone.fingerprint == before == weights_fingerprint(model)
+    assert backbone.fingerprint == before == fingerprint(model)
     mlp = backbone.layers[0].mlp
     assert mlp.up_proj.weight.untyped_storage().data_ptr() == mlp.gate_proj.weight.untyped_storage().data_ptr()
 

@@ -128,6 +128,8 @@ def test_a_profile_of_a_larger_k_is_refused(work, capsys):
         (["select", "s.parquet", "--payload", "p", "--out", "o", "--fraction", "1.5"], "--fraction: got 1.5"),
         (["select", "s.parquet", "--payload", "p", "--out", "o", "--fraction", "1", "--unit", "lines"], "lines"),
         (["fly"], "fly"),
+        (["profile", "s", "--out", "p.npz", "--neuron-type", "foo"], "--neuron-type: got 'foo'"),
+        (["demo", "--threads", "0"], "--threads: got 0"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_2(arguments, says, capsys, tmp_path, monkeypatch):
@@ -141,6 +143,19 @@ def test_wrong_arguments_are_one_line_and_exit_2(arguments, says, capsys, tmp_pa
     assert says in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unexpected_error_is_one_line_too(monkeypatch, capsys):
+    def fail(_config):
+        raise RuntimeError("out of\nluck")
+
+    monkeypatch.setitem(COMMANDS, "doctor", (configs.DoctorConfig, fail))
+    assert main(["doctor"]) == 1
+    assert capsys.readouterr().err == (
+        "nagfast doctor: RuntimeError: out of luck; nagfast --debug doctor ... shows where\n"
+    )
+    with pytest.raises(RuntimeError):
+        main(["--debug", "doctor"])
 
 
 def test_bad_rows_exit_3(tmp_path, capsys):

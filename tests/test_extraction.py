@@ -180,6 +180,50 @@ def test_missing_columns_and_inputs_are_named(pool, tmp_path, backbone):
         run_extract(ExtractConfig(inputs=(str(tmp_path / "nowhere"),), out=str(tmp_path / "s")), backbone)
 
 
+def test_overwrite_leaves_files_of_others_in_the_quarantine(pool, tmp_path, backbone):
+    shared = tmp_path / "q"
+    shared.mkdir()
+    (shared / "mine.jsonl").write_text("{}\n")
+    (pool / "bad.jsonl").write_text('{"docid": "a", "doc": null}\n{"docid": "b", "doc": "x y"}\n')
+    first = run_extract(config(pool, tmp_path / "s", quarantine=str(shared)), backbone)
+    again = run_extract(config(pool, tmp_path / "s", quarantine=str(shared), overwrite=True), backbone)
+    assert first.quarantined == again.quarantined == 1
+    assert (shared / "mine.jsonl").read_text() == "{}\n"
+    (pool / "bad.jsonl").write_text('{"docid": "b", "doc": "x y"}\n')
+    mended = run_extract(config(pool, tmp_path / "s", quarantine=str(shared), overwrite=True), backbone)
+    assert (mended.quarantined, mended.exit_code) == (0, 0)
+
+
+def test_other_columns_or_content_of_the_same_name_are_refused(pool, tmp_path, backbone):
+    run_extract(config(pool, tmp_path / "s"), backbone)
+    before = store_bytes(tmp_path / "s")
+    with pytest.raises(ArgumentError, match="text_column 'doc' then and 'dataset' now"):
+        run_extract(config(pool, tmp_path / "s", text_column="dataset"), backbone)
+    elsewhere = tmp_path / "other" / "in"
+    elsewhere.mkdir(parents=True)
+    pq.write_table(pa.table({"docid": ["n"], "doc": ["other text"]}), elsewhere / "p0.parquet")
+    with pytest.raises(ArgumentError, match=r"source of the same name that differs \(content"):
+        run_extract(config(elsewhere, tmp_path / "s"), backbone)
+    assert store_bytes(tmp_path / "s") == before
+    moved = tmp_path / "moved" / "in"
+    moved.parent.mkdir()
+    pool.rename(moved)
+    assert run_extract(config(moved, tmp_path / "s"), backbone).resumed == 7
+
+
+def test_a_later_file_without_the_column_is_set_aside(pool, tmp_path, backbone):
+    pq.write_table(pa.table({"docid": ["n"], "body": ["x"]}), pool / "p05.parquet")
+    summary = run_extract(config(pool, tmp_path / "s"), backbone)
+    assert (summary.documents, summary.exit_code) == (97, 3)
+    assert [p.rsplit("/", 1)[-1] for p in summary.unreadable] == ["p05.parquet"]
+
+
+def test_settings_that_differ_from_the_run_before_are_said(pool, tmp_path, backbone, caplog):
+    run_extract(config(pool, tmp_path / "s"), backbone)
+    run_extract(config(pool, tmp_path / "s", batch_tokens=100), backbone)
+    assert "--batch-tokens: 100 now, None in the run before" in caplog.text
+
+
 def test_out_of_memory_halves_and_loses_nothing(backbone, monkeypatch, caplog):
     texts = some_texts(30)
     tokens, _ = encode(backbone.tokenizer, texts, 32)

@@ -302,7 +302,7 @@ def test_damaged_shards_are_written_again(tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_pieces_cut_otherwise_leave_no_document_twice(tmp_path):
+def test_pieces_cut_otherwise_are_refused(tmp_path):
     old = {"name": "f", "rows_per_chunk": 5, "size": 1}
     new = {"name": "f", "rows_per_chunk": 10, "size": 1}
     writer = StoreWriter(tmp_path / "st", {"fwd_up": SPEC})
@@ -310,9 +310,12 @@ def test_pieces_cut_otherwise_leave_no_document_twice(tmp_path):
         write(writer, f"f-{chunk}", 5, source=old | {"chunk": chunk})
     write(writer, "g-0", 5, source=old | {"name": "g", "chunk": 0})
     again = StoreWriter(tmp_path / "st", {"fwd_up": SPEC})
-    write(again, "f-0", 10, source=new | {"chunk": 0})
-    write(again, "f-1", 5, source=new | {"chunk": 1})
-    assert [p.name for p in NagStore.open(tmp_path / "st").shards] == ["f-0.parquet", "f-1.parquet", "g-0.parquet"]
+    for chunk in range(2):
+        with pytest.raises(ArgumentError, match="rows_per_chunk 5 then and 10 now"):
+            write(again, f"f-{chunk}", 10, source=new | {"chunk": chunk})
+    write(again, "f-3", 5, source=old | {"chunk": 3})
+    names = [p.stem for p in NagStore.open(tmp_path / "st").shards]
+    assert names == ["f-0", "f-1", "f-2", "f-3", "g-0"]
 
 
 @pytest.mark.parametrize(

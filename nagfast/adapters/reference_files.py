@@ -133,10 +133,10 @@ def slice_features(
 
 def _feature_table(path: str, feature_col: str) -> pa.Table:
     feature = pa.struct([(LIST, pa.list_(pa.int64()))])
-    if path.lower().endswith(".parquet"):
+    if path.lower().endswith((".parquet", ".pq", ".parq")):
         table = pq.read_table(path)
     else:
-        compression = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix.lower())
+        compression = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}.get(Path(path).suffix.lower())
         explicit = pj.ParseOptions(explicit_schema=pa.schema([("docid", pa.string()), (feature_col, feature)]))
         with pa.input_stream(path, compression=compression) as stream:
             table = pj.read_json(stream, pj.ReadOptions(block_size=BLOCK), explicit)

@@ -58,7 +58,7 @@ class Tables:
         self.session.run("CREATE TEMP TABLE chosen (docid VARCHAR)")
         if file is None:
             return
-        relation = open_relation(self.session, str(file), "--selection")
+        relation = open_relation(self.session, str(file), "--selection", ids=(id_column,))
         key = _key(relation, id_column, "--selection")
         docids = f"SELECT DISTINCT CAST({key} AS VARCHAR) FROM ({relation.sql})"
         self.session.run(f"INSERT INTO chosen {docids} WHERE {key} IS NOT NULL")
@@ -104,7 +104,7 @@ class Tables:
 
     def read_payload(self, files: Paths, id_column: str, domain_column: str) -> None:
         """Table `pool` (docid, place, distance, has_nag, selected, domain, position, amount), every docid once."""
-        self.payload = open_relation(self.session, files, "--payload")
+        self.payload = open_relation(self.session, files, "--payload", ids=(id_column,))
         key = _key(self.payload, id_column, "--payload")
         domain = self.payload.find(domain_column)
         divided = domain is not None or domain_column in self.store.keep
