@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     env.keep_freed_memory()  # as the nagfast command does; the baselines gain from it too
     try:
         for benchmark in setup(options):
-            records = run(
-                benchmark, rounds=options.rounds, warmup=options.warmup, min_seconds=options.min_seconds
-            )
+            records = run(benchmark, rounds=options.rounds, warmup=options.warmup, min_seconds=options.min_seconds)
             for record in records:
                 path = append_json(options.out, benchmark.name, record, record["date"])
             print(table(records), flush=True)

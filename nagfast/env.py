@@ -99,11 +99,20 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library took the setting (glibc does).
     """
+    return _mallopt(1 << 30, (1 << 31) - 1)
+
+
+def give_back_freed_memory() -> bool:
+    """Undo keep_freed_memory: the thresholds that glibc's own adjustment ends at in a process with large blocks."""
+    return _mallopt(32 << 20, 64 << 20)
+
+
+def _mallopt(mmap_threshold: int, trim_threshold: int) -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+    return bool(mallopt(_M_MMAP_THRESHOLD, mmap_threshold) and mallopt(_M_TRIM_THRESHOLD, trim_threshold))
 
 
 def machine() -> dict[str, Any]:

@@ -62,8 +62,8 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     """Files of text that the arguments mean, in the order of the arguments and by path within each.
 
     Folders are searched to the bottom, without names that begin with a dot or an underscore, NAG stores and
-    quarantines; globs match no name that begins with a dot. A file that is reached twice is taken once. The name of a source depends on the name of the
-    input's folder and the path below it, so moving the folder keeps it.
+    quarantines; globs match no name that begins with a dot. A file that is reached twice is taken once. The name of a
+    source depends on the name of the input's folder and the path below it, so moving the folder keeps it.
 
     Args:
         inputs: paths, globs or fsspec URLs.

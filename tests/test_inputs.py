@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from nagfast import jsonl, records
+from nagfast import jsonl as json_lines
+from nagfast import records
 from nagfast.errors import ArgumentError, MissingDependencyError, NagfastError
 from nagfast.inputs import FINAL, Columns, Source, UnreadableSourceError, find_sources, read_rows
 from nagfast.quarantine import decode_value
@@ -346,10 +347,10 @@ def test_bad_lines(tmp_path):
     assert chunk.kept.to_pydict() == {"k": [1, None, 2]}
     assert chunk.count == len(lines)
     assert reasons([chunk]) == [
-        (2, jsonl.BAD_JSON, None),
-        (3, jsonl.NO_OBJECT, None),
-        (4, jsonl.NO_OBJECT, None),
-        (5, jsonl.BROKEN_LINE, None),
+        (2, json_lines.BAD_JSON, None),
+        (3, json_lines.NO_OBJECT, None),
+        (4, json_lines.NO_OBJECT, None),
+        (5, json_lines.BROKEN_LINE, None),
         (6, records.NO_DOCID, None),
         (7, records.NO_DOCID, None),
         (8, records.BAD_DOCID, None),
@@ -360,7 +361,7 @@ def test_bad_lines(tmp_path):
         (13, records.BAD_TEXT, "f"),
         (14, records.BROKEN_TEXT, "g"),
         (15, records.BROKEN_DOCID, "base64:7b+/"),
-        (16, jsonl.BAD_JSON, None),
+        (16, json_lines.BAD_JSON, None),
     ]
     raw = [decode_value(bad.value) for bad in chunk.bad]
     assert raw[0] == "{not json"
@@ -438,7 +439,7 @@ def test_kept_columns_of_lines(tmp_path):
     source = jsonl(
         tmp_path / "s.jsonl", [b'{"docid": 1, "doc": "t", "k": "\\ud800"}', {"docid": 2, "doc": "t", "k": "x"}]
     )
-    assert reasons(read(source, Columns(keep=("k",)))) == [(0, jsonl.BROKEN_KEPT, "1")]
+    assert reasons(read(source, Columns(keep=("k",)))) == [(0, json_lines.BROKEN_KEPT, "1")]
 
 
 # --- arguments and files ----------------------------------------------------------------------------------------------
