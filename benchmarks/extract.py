@@ -125,7 +125,7 @@ class _Run:
             variants[f"nagfast {dtype}"] = lambda i, d=dtype: self.nagfast(d, sets[i % len(sets)])  # type: ignore[misc]
         variants["padded eager float32, default allocator"] = lambda i: self.baseline(sets[i % len(sets)])
         notes = [
-            "nagfast and the first baseline keep freed memory for reuse, as the nagfast command does; the last one runs "
+            "nagfast and the first baseline keep freed memory for reuse, as the nagfast command does; the last runs "
             "with the allocator's defaults, as the published pipeline would"
         ]
         if "bfloat16" not in self.backbones:
