@@ -59,8 +59,7 @@ def _bfloat16_twin(model: nn.Module, shape: str) -> nn.Module:
 
 def _backbone(model: nn.Module, shape: str) -> Backbone:
     backbone = Backbone(model, shapes.NoTokenizer(), shape, torch.device("cpu"))
-    # The gate of the benchmark compares every document with the baseline, so the load-time check adds nothing here.
-    backbone.prepare(check=False)
+    backbone.prepare()
     return backbone
 
 

@@ -4,11 +4,13 @@
 #include <pybind11/stl.h>
 
 #include <limits>
+#include <optional>
 
 #include "arrays.h"
 #include "count.h"
 #include "impact.h"
 #include "isa.h"
+#include "rotary.h"
 #include "score.h"
 #include "topk.h"
 
@@ -195,6 +197,37 @@ int64_t bind_count(const py::array& nags, const py::array& counts, int64_t threa
   return (narrow ? &run_count<uint16_t> : &run_count<uint32_t>)(nags, counts, require_threads(threads));
 }
 
+const float* require_floats(const char* name, const py::array& array, std::initializer_list<int64_t> shape) {
+  require_dtype<float>(name, array, "float32");
+  require_shape(name, array, shape);
+  require_layout(name, array, static_cast<py::ssize_t>(shape.size()), static_cast<py::ssize_t>(shape.size()));
+  return static_cast<const float*>(array.data());
+}
+
+void bind_norm_rotary(const py::array& x, const std::optional<py::array>& weight, float eps, const py::array& cos,
+                      const py::array& sin, int64_t threads) {
+  require_dtype<float>("x", x, "float32");
+  require_layout("x", x, 3, 2);
+  require_writeable("x", x);
+  RotaryBatch batch{};
+  batch.tokens = x.shape(0);
+  batch.heads = x.shape(1);
+  batch.dim = x.shape(2);
+  if (batch.dim % 2 != 0) refuse("x", "an even last dimension", x, "rotary embedding turns pairs");
+  batch.row_stride = batch.tokens > 1 ? stride_of(x, 0) : 0;
+  if (batch.tokens > 1 && batch.row_stride < batch.heads * batch.dim) {
+    refuse("x", "tokens that do not overlap", x, "use a copy of it");
+  }
+  batch.x = static_cast<float*>(const_cast<void*>(x.data()));
+  batch.weight = weight ? require_floats("weight", *weight, {batch.dim}) : nullptr;
+  batch.eps = eps;
+  batch.cos = require_floats("cos", cos, {batch.tokens, batch.dim});
+  batch.sin = require_floats("sin", sin, {batch.tokens, batch.dim});
+  const int workers = require_threads(threads);
+  const py::gil_scoped_release release;
+  norm_rotary(batch, workers);
+}
+
 }  // namespace
 }  // namespace nagfast
 
@@ -202,6 +235,7 @@ PYBIND11_MODULE(_C, module) {
   namespace py = pybind11;
   using namespace pybind11::literals;
   using nagfast::bind_count;
+  using nagfast::bind_norm_rotary;
   using nagfast::bind_score;
   using nagfast::bind_topk;
 
@@ -233,6 +267,8 @@ PYBIND11_MODULE(_C, module) {
       },
       "x"_a, "cu_seqlens"_a, "impact"_a, py::kw_only(), "reduction"_a = "mean_abs", "threads"_a = 1, "isa"_a = "auto",
       "impact <- mean |x| or its norm, document by document; x is not written.");
+  module.def("norm_rotary", &bind_norm_rotary, "x"_a, "weight"_a.none(true), "eps"_a, "cos"_a, "sin"_a, py::kw_only(),
+             "threads"_a = 1, "x <- rotary embedding of the RMS-normed heads (of x itself without a weight), in place.");
   module.def("topk", &bind_topk, "values"_a, "k"_a, "out"_a, py::kw_only(), "threads"_a = 1, "isa"_a = "auto",
              "out <- indices of the k largest values of each row, largest first, ties to the lower index.");
   module.def("score", &bind_score, "nags"_a, "table"_a, "out"_a, py::kw_only(), "threads"_a = 1, "isa"_a = "auto",

@@ -89,6 +89,26 @@ def score(
         isa: "auto", "scalar" (the plain loop), "avx2" or "avx512".
     """
 
+def norm_rotary(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32] | None,
+    eps: float,
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    *,
+    threads: int = 1,
+) -> None:
+    """RMS-norm each head and turn it by its rotary embedding (halves rotated), in place.
+
+    Args:
+        x (float32 [T, heads, dim]): overwritten; tokens may be strided, dim is even.
+        weight (float32 [dim]): of the norm; None leaves the norm out.
+        eps: added to the mean square.
+        cos (float32 [T, dim]): contiguous.
+        sin (float32 [T, dim]): contiguous.
+        threads: 1 to 1024.
+    """
+
 def count(nags: Indices, counts: NDArray[np.int64], *, threads: int = 1) -> int:
     """Add to counts (int64 [L, N]) the number of documents that hold each neuron.
 

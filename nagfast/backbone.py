@@ -18,6 +18,7 @@ from torch import nn
 
 from nagfast import attention, env, ops, taps
 from nagfast.errors import ArgumentError, NagfastError
+from nagfast.fused_attention import FusedAttentions
 from nagfast.mlp import FusedMlps
 from nagfast.packing import PackedBatch
 from nagfast.schema import NEURON_TYPES, NagSpec
@@ -27,6 +28,10 @@ Array = npt.NDArray[Any]
 
 # Largest difference of an impact from the one-at-a-time run, as a share of the layer's largest impact.
 CHECK_TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.06, torch.float16: 0.02}
+
+
+# Neuron types that are measured before norm and rotary embedding are done: attention is not fused for them.
+INSIDE_ATTENTION = frozenset({"att_q", "att_k", "att_v"})
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Backbone:
             )
         self.layout = "packed"
         self._fused: FusedMlps | None = None
+        self._attention: FusedAttentions | None = None
 
     @classmethod
     def load(
@@ -245,8 +251,14 @@ class Backbone:
     ) -> None:
         fused = self._fused if measure.neuron_types else None
         length = inputs["input_ids"].shape[1]
-        with self._hooks(cu_seqlens, length, rows, measure, keep, fused):
-            self.model.base_model(**inputs, use_cache=False)  # type: ignore[operator]
+        if self._attention is not None:
+            self._attention.active = not INSIDE_ATTENTION.intersection(measure.neuron_types)
+        try:
+            with self._hooks(cu_seqlens, length, rows, measure, keep, fused):
+                self.model.base_model(**inputs, use_cache=False)  # type: ignore[operator]
+        finally:
+            if self._attention is not None:
+                self._attention.active = False
 
     @contextmanager
     def _hooks(
@@ -294,13 +306,21 @@ class Backbone:
     # --- the load-time check ------------------------------------------------------------------------------------------
 
     def prepare(self, *, check: bool = True) -> None:
-        """Choose the layout, install the fused MLPs, and check both against one-at-a-time runs of the stock model.
+        """Choose the layout and install what is fused, checked against one-at-a-time runs of the stock model.
+
+        Args:
+            check: leave it on; without it nothing is compared, and attention stays as it is.
 
         Raises:
             NagfastError: neither layout agrees with one-at-a-time runs.
         """
         batch = self._check_batch()
         expected = self._expected(batch) if check else {}
+        self._choose_layout(batch, expected)
+        if check and self.layout == "packed" and self.device.type == "cpu":
+            self._fuse_attention(batch, expected)
+
+    def _choose_layout(self, batch: PackedBatch, expected: dict[str, Array]) -> None:
         everything = Measure(tuple(self.taps))
         stock = self.config._attn_implementation
         reasons: list[str] = []
@@ -308,9 +328,7 @@ class Backbone:
             self.layout = layout
             self.model.set_attn_implementation(attention.NAME if layout == "packed" else stock)  # type: ignore[operator]
             self._fused = FusedMlps.install(self.layers) if self.device.type == "cpu" else None
-            if not check:
-                return
-            reason = self._difference(batch, expected, everything)
+            reason = self._difference(batch, expected, everything) if expected else None
             if reason is None:
                 if reasons:
                     log.warning(
@@ -322,6 +340,18 @@ class Backbone:
                 self._fused.remove()
                 self._fused = None
         raise NagfastError(f"backbone: {self.name} cannot be measured reliably: {'; '.join(reasons)}")
+
+    def _fuse_attention(self, batch: PackedBatch, expected: dict[str, Array]) -> None:
+        """Fuse norm and rotary embedding where the result stays the same: other rotary embeddings look alike."""
+        self._attention = FusedAttentions.install(self.layers, self.config)
+        if self._attention is None:
+            return
+        measure = Measure(tuple(t for t in self.taps if t not in INSIDE_ATTENTION))
+        reason = self._difference(batch, expected, measure)
+        if reason is not None:
+            log.debug("%s: attention is not fused (%s)", self.name, reason)
+            self._attention.remove()
+            self._attention = None
 
     def _check_batch(self) -> PackedBatch:
         """A few random documents: single tokens, equal lengths, and one past a short sliding window."""

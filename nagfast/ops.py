@@ -155,6 +155,36 @@ def swiglu_impact(
     return out
 
 
+def norm_rotary(
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    eps: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    *,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> None:
+    """RMS norm over each head and rotary embedding (halves rotated), in place and in one pass.
+
+    Args:
+        x: queries or keys, float32 [T, heads, dim] on the CPU; overwritten.
+        weight: of the norm, float32 [dim]; None leaves the norm out.
+        eps: added to the mean square.
+        cos: float32 [T, dim].
+        sin: float32 [T, dim].
+        backend: auto, reference or cpp.
+        threads: CPU threads, default as many as torch uses.
+    """
+    if resolve(backend) == "reference":
+        x.copy_(reference.norm_rotary(x, weight, eps, cos, sin))
+        return
+    extension = native()
+    assert extension is not None
+    scale = None if weight is None else weight.detach().numpy()
+    extension.norm_rotary(x.detach().numpy(), scale, eps, cos.numpy(), sin.numpy(), threads=_threads(threads))
+
+
 def topk(impacts: Array, k: int, *, backend: str = "auto", threads: int | None = None) -> Array:
     """Indices of the k largest per row, largest first, ties to the lower index.
 

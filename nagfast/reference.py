@@ -46,6 +46,24 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return nn.functional.silu(gate) * up
 
 
+def norm_rotary(
+    x: torch.Tensor, weight: torch.Tensor | None, eps: float, cos: torch.Tensor, sin: torch.Tensor
+) -> torch.Tensor:
+    """RMS norm over each head, then rotary embedding with rotated halves (float [T, heads, dim]).
+
+    Args:
+        x: queries or keys [T, heads, dim].
+        weight: of the norm [dim]; None leaves the norm out.
+        eps: added to the mean square.
+        cos: [T, dim].
+        sin: [T, dim].
+    """
+    if weight is not None:
+        x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+    low, high = x.chunk(2, dim=-1)
+    return x * cos[:, None] + torch.cat([-high, low], dim=-1) * sin[:, None]
+
+
 def topk(impacts: Array, k: int) -> Array:
     """Indices of the k largest, largest first, ties to the lower index (float [..., N] -> int64 [..., k]).
 

@@ -123,6 +123,40 @@ def test_fused_and_plain_mlps_agree():
         np.testing.assert_allclose(fused[name], plain[name], rtol=1e-4, atol=1e-6)
 
 
+PLAIN = {"qwen2", "qwen3", "llama", "ministral", "smollm3"}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_attention_is_fused_where_that_changes_nothing(name):
+    """Architectures of the same parts but another rotary embedding or norm must keep their own forward."""
+    backbone = tiny_backbone(name)
+    if name in PLAIN:
+        assert backbone._attention is not None
+    if backbone._attention is None:
+        return
+    batch = next(pack(documents(), 1000))
+    fused = backbone.impacts(batch, Measure(("fwd_up", "att_o")))
+    assert not backbone._attention.active
+    backbone._attention.remove()
+    backbone._attention = None
+    plain = backbone.impacts(batch, Measure(("fwd_up", "att_o")))
+    for neuron_type, expected in plain.items():
+        assert_near(fused[neuron_type], expected)
+
+
+def test_a_rotary_embedding_that_only_looks_alike_is_not_fused(monkeypatch):
+    """The check must notice a wrong fused attention and take it out again."""
+    from nagfast import fused_attention
+
+    def half_right(x, weight, eps, cos, sin, **_):
+        x.copy_(reference.norm_rotary(x, weight, eps, cos, -sin))
+
+    monkeypatch.setattr(fused_attention.ops, "norm_rotary", half_right)
+    backbone = tiny_backbone("llama")
+    assert backbone.layout == "packed" and backbone._attention is None
+    assert "forward" not in vars(backbone.layers[0].self_attn)
+
+
 def test_nags_do_not_depend_on_the_packing():
     backbone = tiny_backbone("qwen3")
     tokens = documents(lengths=(31, 31, 30, 12, 7, 7, 7, 3))

@@ -11,7 +11,7 @@ LAYERS = [
     {"reference", "_C", "kernels", "bundled"},
     {"ops", "packing", "overlap", "progress", "files", "quarantine", "inputs", "records", "jsonl", "manifest", "shards"}
     | {"store_writer", "store", "interchange", "duck", "relations"},
-    {"attention", "taps", "mlp", "backbone", "gradients", "targets", "scoring", "pool", "selection"},
+    {"attention", "fused_attention", "taps", "mlp", "backbone", "gradients", "targets", "scoring", "pool", "selection"},
     {"extraction"},
     {"scorer", "adapters", "analysis", "bundled.train"},
     {"commands", "cli", "__init__", "demo"},

@@ -83,3 +83,33 @@ def test_wrong_shapes_are_named():
         ops.segment_impact(torch.zeros(4, 3), np.array([0, 3]))
     with pytest.raises(ArgumentError, match="threads: got 0"):
         ops.topk(np.zeros((1, 3), np.float32), 1, backend="cpp", threads=0)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("dim", [2, 6, 16, 64, 130])
+@pytest.mark.parametrize("tokens", [0, 1, 17, 129])
+@pytest.mark.parametrize("normed", [False, True])
+def test_norm_rotary(tokens, dim, heads, normed):
+    wide = torch.randn(tokens, heads * dim + 5)
+    x = wide[:, : heads * dim].unflatten(1, (heads, dim))
+    weight = torch.randn(dim) if normed else None
+    cos, sin = torch.randn(tokens, dim), torch.randn(tokens, dim)
+    want = reference.norm_rotary(x.clone(), weight, 1e-6, cos, sin)
+    beside = wide[:, heads * dim :].clone()
+    once = wide.clone()
+    for threads in (1, 3):
+        again = once.clone()
+        view = again[:, : heads * dim].unflatten(1, (heads, dim))
+        ops.norm_rotary(view, weight, 1e-6, cos, sin, backend="cpp", threads=threads)
+        torch.testing.assert_close(view, want, rtol=1e-5, atol=1e-5)
+        assert torch.equal(again[:, heads * dim :], beside)
+    ops.norm_rotary(x, weight, 1e-6, cos, sin, backend="reference")
+    assert torch.equal(x, want)
+
+
+def test_norm_rotary_names_what_does_not_fit():
+    x = torch.zeros(3, 2, 4)
+    with pytest.raises(ValueError, match="cos"):
+        ops.norm_rotary(x, None, 0.0, torch.zeros(2, 4), torch.zeros(3, 4), backend="cpp")
+    with pytest.raises(ValueError, match="even"):
+        ops.norm_rotary(torch.zeros(3, 2, 5), None, 0.0, torch.zeros(3, 5), torch.zeros(3, 5), backend="cpp")
