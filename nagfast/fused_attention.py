@@ -51,9 +51,8 @@ class FusedAttentions:
         def forward(
             hidden_states: torch.Tensor, position_embeddings: Any = None, attention_mask: Any = None, **kwargs: Any
         ) -> tuple[torch.Tensor, None]:
-            cos, sin = position_embeddings if position_embeddings is not None else (None, None)
-            fits = self.active and cos is not None and cos.shape[0] == 1 and cos.shape[-1] == dim
-            if not fits or hidden_states.shape[0] != 1:
+            fits = self.active and position_embeddings is not None and hidden_states.shape[0] == 1
+            if not fits or position_embeddings[0].shape[0] != 1 or position_embeddings[0].shape[-1] != dim:
                 result: tuple[torch.Tensor, None] = original(
                     hidden_states=hidden_states,
                     position_embeddings=position_embeddings,
@@ -62,7 +61,7 @@ class FusedAttentions:
                 )
                 return result
             x = hidden_states[0]
-            cos, sin = cos[0].contiguous(), sin[0].contiguous()
+            cos, sin = (angles[0].contiguous() for angles in position_embeddings)
             query = turn(attention.query(x), attention.query_norm, cos, sin)
             key = turn(attention.key(x), attention.key_norm, cos, sin)
             value = attention.value(x).view(x.shape[0], -1, dim).transpose(0, 1)[None]

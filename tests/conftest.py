@@ -2,33 +2,15 @@
 
 import json
 import os
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from golden_cases import FAMILIES, GOLDEN, read_golden_features
 
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
-
-GOLDEN = Path(__file__).parent / "golden"
-FAMILIES = ("llama", "qwen3", "smollm3")
-
-
-def read_golden_features(family, part):
-    """Published NAGs: {docid: {neuron type: [L, K]}}."""
-    settings = json.loads((GOLDEN / family / "settings.json").read_text())
-    shape = (settings["num_layers"], settings["top_k"])
-    records = {}
-    for line in (GOLDEN / family / "features" / part / "part-0.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        records[record["docid"]] = {
-            t: np.array(record[f"{t}_feature"]["layer_topk_value_index"]).reshape(shape)
-            for t in settings["neuron_types"]
-        }
-    return records
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import GOLDEN
+from golden_cases import GOLDEN
 from test_targets import nags, store
 
 from nagfast.adapters.reference import main

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import GOLDEN
+from golden_cases import GOLDEN
 from test_extraction import some_texts
 
 from nagfast import config as configs

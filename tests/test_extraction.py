@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import GOLDEN
+from golden_cases import GOLDEN
 
 from nagfast.backbone import Backbone
 from nagfast.config import ExtractConfig

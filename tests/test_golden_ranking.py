@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import FAMILIES, GOLDEN, read_golden_features
+from golden_cases import FAMILIES, GOLDEN, read_golden_features
 
 from nagfast import reference
 from nagfast.adapters.reference import main

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from golden_cases import GOLDEN
 from transformers import AutoTokenizer
 
 from nagfast.errors import ArgumentError
