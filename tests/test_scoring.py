@@ -73,7 +73,7 @@ def test_what_may_not_be_compared_is_refused_before_anything_is_written(tmp_path
     foreign = TargetProfile.fit(nags(5, spec=replace(SPEC, max_length=64)))
     with pytest.raises(SpecMismatchError, match="max_length: 64 against 120"):
         score_store(found, {"a": foreign}, out)
-    with pytest.raises(SpecMismatchError, match="top_k: 6 asked for, 5 stored"):
+    with pytest.raises(SpecMismatchError, match="profile a .* counts K=6 .* hold 5; .* --top-k 5"):
         score_store(found, {"a": TargetProfile.fit(nags(5, spec=replace(SPEC, top_k=6)))}, out)
     with pytest.raises(ArgumentError, match="neuron types"):
         kinds = {t: TargetProfile.fit(nags(5, spec=replace(SPEC, neuron_type=t))) for t in ("fwd_up", "att_q")}
