@@ -18,7 +18,8 @@ from nagfast.errors import ArgumentError
 log = logging.getLogger(__name__)
 
 
-def _say(line: str = "") -> None:
+def say(line: str = "") -> None:
+    """Write a line to standard output at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -29,16 +30,16 @@ def extract(config: configs.ExtractConfig) -> int:
 
     summary = run_extract(config)
     rate = summary.tokens / max(summary.seconds, 1e-9)
-    _say(
+    say(
         f"{config.out}: {summary.documents:,} documents, {summary.tokens:,} tokens in {summary.seconds:.1f} s "
         f"({rate:,.0f} tokens/s), {summary.shards} shards written, {summary.resumed} were there"
     )
     if summary.empty:
-        _say(f"without a NAG (no tokens): {summary.empty:,} documents, similarity 0")
+        say(f"without a NAG (no tokens): {summary.empty:,} documents, similarity 0")
     if summary.quarantined:
-        _say(f"quarantined: {summary.quarantined:,} rows, see {config.quarantine or config.out + '/quarantine'}")
+        say(f"quarantined: {summary.quarantined:,} rows, see {config.quarantine or config.out + '/quarantine'}")
     for path in summary.unreadable:
-        _say(f"could not be read: {path}")
+        say(f"could not be read: {path}")
     return summary.exit_code
 
 
@@ -58,7 +59,7 @@ def fit_profile(config: configs.ProfileConfig) -> int:
         id_column=config.id_column,
     )
     profile.save(config.out)
-    _say(f"{config.out}: {profile.num_targets:,} target documents, {profile.spec.describe()}")
+    say(f"{config.out}: {profile.num_targets:,} target documents, {profile.spec.describe()}")
     return 0
 
 
@@ -77,9 +78,9 @@ def score(config: configs.ScoreConfig) -> int:
     for note in notes:
         log.warning("stores differ in %s", note)
     summary = score_store(stores, profiles, config.out, threads=config.threads)
-    _say(f"{config.out}: {summary.documents:,} documents scored against {', '.join(names)}")
+    say(f"{config.out}: {summary.documents:,} documents scored against {', '.join(names)}")
     if summary.empty:
-        _say(f"without a NAG: {summary.empty:,} documents, distance 1")
+        say(f"without a NAG: {summary.empty:,} documents, distance 1")
     return 0
 
 
@@ -102,14 +103,14 @@ def _selection_options(config: configs.SelectConfig | configs.RankConfig) -> dic
 def _say_selection(config: configs.SelectConfig | configs.RankConfig, summary: Any) -> int:
     out = config.out
     share = summary.amount / summary.total if summary.total else 0.0
-    _say(
+    say(
         f"{out}: {summary.rows:,} of {summary.pool:,} documents, {summary.amount:,} of {summary.total:,} "
         f"{summary.unit} ({share:.1%}, budget {summary.budget:,})"
     )
     if summary.lowest is not None:
-        _say(f"distance {summary.lowest:.4f} to {summary.highest:.4f}")
+        say(f"distance {summary.lowest:.4f} to {summary.highest:.4f}")
     for name, rows in summary.targets.items():
-        _say(f"  {name}: {rows:,} documents")
+        say(f"  {name}: {rows:,} documents")
     for count, what in (
         (summary.missing_in_payload, "scored documents are not in the payload"),
         (summary.missing_in_scores, "payload documents have no score"),
@@ -117,7 +118,7 @@ def _say_selection(config: configs.SelectConfig | configs.RankConfig, summary: A
         (summary.quarantined, f"rows quarantined, see {config.quarantine or config.out + '.quarantine'}"),
     ):
         if count:
-            _say(f"{count:,} {what}")
+            say(f"{count:,} {what}")
     return int(summary.exit_code)
 
 
@@ -172,7 +173,7 @@ def report(config: configs.ReportConfig) -> int:
         beside=config.out,
     )
     write_report(config.out, data)
-    _say(f"{config.out}")
+    say(f"{config.out}")
     return 0
 
 
@@ -189,13 +190,13 @@ def explain(config: configs.ExplainConfig) -> int:
     if not docids:
         raise ArgumentError(f"--docid: {config.docid!r} is not in {config.store}")
     found = explain_nag(nags, profile, rows=config.rows)
-    _say(f"{config.docid}: similarity {found.similarity:.4f}, distance {1 - found.similarity:.4f}")
-    _say("layer  similarity")
+    say(f"{config.docid}: similarity {found.similarity:.4f}, distance {1 - found.similarity:.4f}")
+    say("layer  similarity")
     for layer, value in enumerate(found.layers):
-        _say(f"{layer:5d}  {value:.4f}  {'#' * round(60 * float(value))}")
-    _say("layer  neuron  rank  weight   of its layer's targets")
+        say(f"{layer:5d}  {value:.4f}  {'#' * round(60 * float(value))}")
+    say("layer  neuron  rank  weight   of its layer's targets")
     for row in found.neurons:
-        _say(f"{row.layer:5d}  {row.neuron:6d}  {row.rank:4d}  {row.weight:.4f}  {row.share:.0%}")
+        say(f"{row.layer:5d}  {row.neuron:6d}  {row.rank:4d}  {row.weight:.4f}  {row.share:.0%}")
     return 0
 
 
@@ -205,7 +206,7 @@ def deactivate(config: configs.DeactivateConfig) -> int:
     from nagfast.targets import TargetProfile
 
     keys = write_keys(TargetProfile.load(config.profile), config.out, top_k=config.top_k)
-    _say(f"{config.out}: {len(keys)} layers, {sum(map(len, keys.values())):,} neurons")
+    say(f"{config.out}: {len(keys)} layers, {sum(map(len, keys.values())):,} neurons")
     return 0
 
 
@@ -222,7 +223,7 @@ def tsne(config: configs.TsneConfig) -> int:
         perplexity=config.perplexity,
         seed=config.seed,
     )
-    _say(f"{config.out}: {documents:,} documents")
+    say(f"{config.out}: {documents:,} documents")
     return 0
 
 
@@ -233,22 +234,22 @@ def doctor(_config: configs.DoctorConfig) -> int:
     from nagfast import ops
 
     machine = env.machine()
-    _say(f"nagfast {env.versions().get('nagfast', '?')}  commit {machine['commit'] or 'unknown'}")
-    _say(
+    say(f"nagfast {env.versions().get('nagfast', '?')}  commit {machine['commit'] or 'unknown'}")
+    say(
         f"python {platform.python_version()}  "
         + "  ".join(f"{k} {v}" for k, v in env.versions().items() if k != "python")
     )
-    _say(f"cpu: {machine['cpu']}, {machine['cores']} cores, torch uses {torch.get_num_threads()} threads")
-    _say(f"gpu: {machine.get('gpu', 'none that torch can see')}")
-    _say()
+    say(f"cpu: {machine['cpu']}, {machine['cores']} cores, torch uses {torch.get_num_threads()} threads")
+    say(f"gpu: {machine.get('gpu', 'none that torch can see')}")
+    say()
     extension = ops.native()
     if extension is None:
-        _say("extension nagfast._C: not built; every op takes the reference backend (slow). pip install . builds it")
+        say("extension nagfast._C: not built; every op takes the reference backend (slow). pip install . builds it")
     else:
         isas = ", ".join(extension.available_isas())
-        _say(f"extension nagfast._C: built; instruction sets here: {isas}; takes {extension.resolve_isa(ops.isa())}")
+        say(f"extension nagfast._C: built; instruction sets here: {isas}; takes {extension.resolve_isa(ops.isa())}")
     for op in ("swiglu_impact", "segment_impact", "topk", "count", "score"):
-        _say(f"  {op}: {ops.resolve('auto')}")
+        say(f"  {op}: {ops.resolve('auto')}")
     dtype = "bfloat16" if torch.cuda.is_available() or env.has_bfloat16_matrix() else "float32"
     why = (
         "a GPU is there"
@@ -259,8 +260,8 @@ def doctor(_config: configs.DoctorConfig) -> int:
             else "no GPU, and this CPU has no bfloat16 matrix instructions"
         )
     )
-    _say(f"--dtype auto: {dtype} ({why})")
+    say(f"--dtype auto: {dtype} ({why})")
     for package in ("scikit-learn", "matplotlib"):
         found = env.version(package)
-        _say(f"{package}: {found}" if found else f'{package}: not installed (pip install "nagfast[analysis]")')
+        say(f"{package}: {found}" if found else f'{package}: not installed (pip install "nagfast[analysis]")')
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -15,17 +14,13 @@ from nagfast import config as configs
 from nagfast.analysis.report import collect, write_report
 from nagfast.backbone import Backbone
 from nagfast.bundled import SAMPLE
+from nagfast.commands import say
 from nagfast.extraction import run_extract
 from nagfast.inputs import Columns, find_sources, read_rows
 from nagfast.store import NagStore
 from nagfast.targets import TargetProfile
 
 SHOWN_TARGETS = 3
-
-
-def _say(line: str = "") -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def demo(config: configs.DemoConfig) -> int:
@@ -36,14 +31,14 @@ def demo(config: configs.DemoConfig) -> int:
     out = Path(config.out)
     inputs = {name: str(SAMPLE / f"{name}.jsonl") for name in ("target", "pool")}
     backbone = Backbone.bundled()
-    _say(f"bundled backbone: {backbone.num_layers} layers of {backbone.num_neurons():,} neurons, on {backbone.device}")
+    say(f"bundled backbone: {backbone.num_layers} layers of {backbone.num_neurons():,} neurons, on {backbone.device}")
     for name, path in inputs.items():
         settings = configs.ExtractConfig(
             inputs=(path,), out=str(out / name), keep="dataset", count_tokens=True, overwrite=True
         )
         summary = run_extract(settings, backbone)
         rate = summary.tokens / max(summary.seconds, 1e-9)
-        _say(f"{name}: {summary.documents} documents, {summary.tokens:,} tokens, {rate:,.0f} tokens/s -> {out / name}")
+        say(f"{name}: {summary.documents} documents, {summary.tokens:,} tokens, {rate:,.0f} tokens/s -> {out / name}")
     selected = out / "selected.parquet"
     code = commands.rank(
         configs.RankConfig(
@@ -55,14 +50,14 @@ def demo(config: configs.DemoConfig) -> int:
             threads=config.threads,
         )
     )
-    _say()
+    say()
     _print_ranking(out / "selected.scores.parquet", selected)
     targets = next(read_rows(find_sources([inputs["target"]])[0], Columns())).texts[:SHOWN_TARGETS]
     profile = TargetProfile.load(out / "selected.profile.npz")
     data = collect(NagStore.open(out / "pool"), profile, inputs["pool"], selected, target_texts=targets)
     write_report(out / "report.html", data)
-    _say(f"\nreport: {out / 'report.html'}")
-    _say(f"done in {time.monotonic() - begun:.1f} s")
+    say(f"\nreport: {out / 'report.html'}")
+    say(f"done in {time.monotonic() - begun:.1f} s")
     return code
 
 
@@ -74,7 +69,7 @@ def _print_ranking(scores_path: Path, selected_path: Path) -> None:
     for docid, distance, domain in zip(*(column.to_pylist() for column in scores.columns), strict=True):
         domains.setdefault(domain, []).append((distance, docid in chosen))
     medians = {domain: float(np.median([d for d, _ in values])) for domain, values in domains.items()}
-    _say(f"{'domain':<14}{'documents':>10}{'selected':>10}{'median distance':>18}")
+    say(f"{'domain':<14}{'documents':>10}{'selected':>10}{'median distance':>18}")
     for domain in sorted(domains, key=medians.__getitem__):
         taken = sum(is_chosen for _, is_chosen in domains[domain])
-        _say(f"{domain:<14}{len(domains[domain]):>10}{taken:>10}{medians[domain]:>18.4f}")
+        say(f"{domain:<14}{len(domains[domain]):>10}{taken:>10}{medians[domain]:>18.4f}")

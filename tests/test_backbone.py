@@ -8,8 +8,9 @@ import torch
 from tiny import ARCHITECTURES, FALLBACK, REFUSED, NoTokenizer, tiny_backbone, tiny_model
 
 from nagfast import attention, reference, taps
-from nagfast.backbone import Backbone, Measure, model_fingerprint
+from nagfast.backbone import Backbone, Measure
 from nagfast.errors import ArgumentError, NagfastError
+from nagfast.fingerprints import model_fingerprint
 from nagfast.gradients import act_grad_impacts, act_grad_nags
 from nagfast.packing import PackedBatch, pack
 
