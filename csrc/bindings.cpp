@@ -7,9 +7,11 @@
 #include <optional>
 
 #include "arrays.h"
+#include "bindings.h"
 #include "count.h"
 #include "impact.h"
 #include "isa.h"
+#include "nag_arrays.h"
 #include "rotary.h"
 #include "score.h"
 #include "topk.h"
@@ -123,28 +125,6 @@ void bind_topk(const py::array& values, int64_t k, const py::array& out, int64_t
   if (out.shape(0) > 1 && stride_of(out, 0) < k) refuse("out", "rows that do not overlap", out, "use a copy of it");
   const auto run = narrow ? &run_topk<uint16_t> : &run_topk<uint32_t>;
   run(values, k, out, require_threads(threads), resolve_isa(isa));
-}
-
-template <typename Index>
-NagView<Index> view_nags(const py::array& nags) {
-  return {static_cast<const Index*>(nags.data()), nags.shape(0),      nags.shape(1), nags.shape(2),
-          stride_of(nags, 0),                     stride_of(nags, 1)};
-}
-
-// Returns whether they are uint16.
-bool require_nags(const py::array& nags, int64_t neurons) {
-  const bool narrow = holds<uint16_t>(nags);
-  if (!narrow) require_dtype<uint32_t>("nags", nags, "uint16 or uint32");
-  require_layout("nags", nags, 3, 1);
-  const int64_t limit = narrow ? std::numeric_limits<uint16_t>::max() : std::numeric_limits<uint32_t>::max();
-  if (neurons > limit) {
-    refuse("nags", "uint32 for layers of " + std::to_string(neurons) + " neurons", nags,
-           "the largest value is the sentinel and must not be a neuron");
-  }
-  if (nags.shape(1) == 0 || nags.shape(2) == 0) {
-    refuse("nags", "at least one layer and K >= 1", nags, "check the shape");
-  }
-  return narrow;
 }
 
 template <typename Index, typename Count>
@@ -275,4 +255,7 @@ PYBIND11_MODULE(_C, module) {
              "out[d, p] <- sum over layers and entries of table[l, nags[d, l, i], p]; 0 without a NAG.");
   module.def("count", &bind_count, "nags"_a, "counts"_a, py::kw_only(), "threads"_a = 1,
              "counts[l, i] += documents holding neuron i in layer l; returns the documents that have a NAG.");
+  nagfast::bind_bits(module);
+  nagfast::bind_sets(module);
+  nagfast::bind_minhash(module);
 }

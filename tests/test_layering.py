@@ -8,9 +8,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors", "schema", "config", "env"},
-    {"reference", "_C", "kernels", "bundled"},
+    {"reference", "reference_sets", "_C", "kernels", "bundled"},
     {"ops", "packing", "overlap", "progress", "files", "quarantine", "inputs", "records", "jsonl", "manifest", "shards"}
-    | {"store_writer", "store", "interchange", "duck", "relations"},
+    | {"store_writer", "store", "interchange", "duck", "relations", "similarity"},
     {
         "attention",
         "fingerprints",
@@ -23,6 +23,7 @@ LAYERS = [
         "scoring",
         "pool",
         "selection",
+        "search",
     },
     {"extraction"},
     {"scorer", "adapters", "analysis", "bundled.train"},

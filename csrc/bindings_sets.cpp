@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bindings.h"
+
+namespace nagfast {
+
+void bind_sets(pybind11::module_&) {}
+
+}  // namespace nagfast

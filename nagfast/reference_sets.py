@@ -1,0 +1,87 @@
+"""Ground truth for NAGs as sets: similarity, nearest targets, prototypes; every fast path is tested against it.
+
+The set of a NAG is its (layer, neuron) pairs; |A| = L K. A document without a NAG (sentinel) is the empty set.
+
+    overlap    |A and B| / (L K)                                       the NAG similarity of DESIGN section 2
+    jaccard    |A and B| / |A or B|                                    orders targets as overlap does
+    idf        2 sum_{A and B} w / (sum_A w + sum_B w)                 overlap, where every weight is the same
+
+with w_l[k] = log((1 + n) / (1 + df_l[k])) over n documents, kept as 2^-16 fixed point so that every sum is an integer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+MEASURES = ("overlap", "jaccard", "idf")
+WEIGHT_ONE = 1 << 16
+
+
+def members(nags: Array, num_neurons: int) -> Array:
+    """Which (layer, neuron) pairs each document holds (bool [n, L * N])."""
+    documents, layers, _ = nags.shape
+    held = np.zeros((documents, layers, num_neurons), dtype=bool)
+    for d in np.flatnonzero(nags[:, 0, 0] != np.iinfo(nags.dtype).max):
+        for layer in range(layers):
+            held[d, layer, nags[d, layer]] = True
+    return held.reshape(documents, -1)
+
+
+def overlap_counts(a: Array, b: Array, num_neurons: int) -> Array:
+    """|A and B| of every pair (uint16 or uint32 [n, L, K] and [m, L, K] -> int32 [n, m])."""
+    return members(a, num_neurons).astype(np.int32) @ members(b, num_neurons).astype(np.int32).T
+
+
+def idf_weights(counts: Array, documents: int) -> Array:
+    """w_l[k] in units of 1 / WEIGHT_ONE (uint32 [L, N]).
+
+    Args:
+        counts: documents that hold each neuron, int64 [L, N].
+        documents: n, documents counted.
+    """
+    weights: Array = np.rint(WEIGHT_ONE * np.log((1 + documents) / (1 + counts))).astype(np.uint32)
+    return weights
+
+
+def similarity_matrix(
+    a: Array, b: Array, num_neurons: int, measure: str = "overlap", idf: Array | None = None
+) -> Array:
+    """Similarity of every pair (float64 [n, m]); 0 where one of the two is empty.
+
+    Args:
+        a: uint16 or uint32 [n, L, K].
+        b: uint16 or uint32 [m, L, K].
+        num_neurons: N.
+        measure: one of MEASURES.
+        idf: uint32 [L, N] from idf_weights, for "idf".
+    """
+    weight = np.ones(a.shape[1] * num_neurons, np.int64) if idf is None else idf.reshape(-1).astype(np.int64)
+    in_a, in_b = members(a, num_neurons).astype(np.int64), members(b, num_neurons).astype(np.int64)
+    shared = (in_a * weight) @ in_b.T
+    both = (in_a @ weight)[:, None] + (in_b @ weight)[None, :]
+    top, bottom = (shared, both - shared) if measure == "jaccard" else (2 * shared, both)
+    result: Array = np.divide(top, bottom, out=np.zeros(top.shape), where=shared > 0)
+    return result
+
+
+def nearest(queries: Array, targets: Array, num_neurons: int, k: int) -> tuple[Array, Array]:
+    """The k targets that share most neurons with each query, ties to the lower target index.
+
+    Returns:
+        counts (int32 [q, k]) and targets (int64 [q, k]), most shared first; both -1 where there are fewer than k.
+    """
+    shared = overlap_counts(queries, targets, num_neurons)
+    order = np.argsort(-shared, axis=1, kind="stable")[:, :k]
+    missing = ((0, 0), (0, k - order.shape[1]))
+    counts = np.pad(np.take_along_axis(shared, order, axis=1), missing, constant_values=-1)
+    return counts.astype(np.int32), np.pad(order, missing, constant_values=-1).astype(np.int64)
+
+
+def prototype(nags: Array, num_neurons: int, top_k: int) -> Array:
+    """The NAG of a cluster: per layer the top_k neurons that most documents hold, ties to the lower index ([L, K])."""
+    counts = members(nags, num_neurons).reshape(len(nags), nags.shape[1], num_neurons).sum(axis=0)
+    return np.argsort(-counts, axis=1, kind="stable")[:, :top_k].astype(nags.dtype)
