@@ -1,0 +1,1 @@
+"""Nearest targets: for each document the most similar target documents."""
