@@ -20,6 +20,7 @@ LAYERS = [
         "backbone",
         "gradients",
         "targets",
+        "score_file",
         "scoring",
         "pool",
         "selection",
