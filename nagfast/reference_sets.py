@@ -68,17 +68,29 @@ def similarity_matrix(
     return result
 
 
-def nearest(queries: Array, targets: Array, num_neurons: int, k: int) -> tuple[Array, Array]:
+def nearest(
+    queries: Array, targets: Array, num_neurons: int, k: int, allowed: Array | None = None
+) -> tuple[Array, Array]:
     """The k targets that share most neurons with each query, ties to the lower target index.
+
+    Args:
+        queries: uint16 or uint32 [q, L, K].
+        targets: uint16 or uint32 [n, L, K].
+        num_neurons: N.
+        k: neighbours per query.
+        allowed: which targets a query may find (bool [q, n]); default all.
 
     Returns:
         counts (int32 [q, k]) and targets (int64 [q, k]), most shared first; both -1 where there are fewer than k.
     """
     shared = overlap_counts(queries, targets, num_neurons)
+    if allowed is not None:
+        shared[~allowed] = -1
     order = np.argsort(-shared, axis=1, kind="stable")[:, :k]
     missing = ((0, 0), (0, k - order.shape[1]))
-    counts = np.pad(np.take_along_axis(shared, order, axis=1), missing, constant_values=-1)
-    return counts.astype(np.int32), np.pad(order, missing, constant_values=-1).astype(np.int64)
+    counts = np.pad(np.take_along_axis(shared, order, axis=1), missing, constant_values=-1).astype(np.int32)
+    found = np.pad(order, missing, constant_values=-1).astype(np.int64)
+    return counts, np.where(counts < 0, -1, found)
 
 
 def prototype(nags: Array, num_neurons: int, top_k: int) -> Array:
