@@ -33,7 +33,8 @@ def members(nags: Array, num_neurons: int) -> Array:
 
 def overlap_counts(a: Array, b: Array, num_neurons: int) -> Array:
     """|A and B| of every pair (uint16 or uint32 [n, L, K] and [m, L, K] -> int32 [n, m])."""
-    return members(a, num_neurons).astype(np.int32) @ members(b, num_neurons).astype(np.int32).T
+    shared = members(a, num_neurons).astype(np.float32) @ members(b, num_neurons).astype(np.float32).T  # exact to 2^24
+    return shared.astype(np.int32)
 
 
 def idf_weights(counts: Array, documents: int) -> Array:

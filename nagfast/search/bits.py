@@ -59,6 +59,11 @@ class BitRows:
         return bool(self._kept) and len(self._kept) < len(self._cuts)
 
     @property
+    def bytes(self) -> int:
+        """Bit rows that are kept."""
+        return self._kept_bytes
+
+    @property
     def rows(self) -> int:
         """Queries that a call should bring: many, where bit rows are built anew for each call."""
         return ROWS_STREAMED if self.streamed else ROWS_KEPT
