@@ -52,11 +52,7 @@ class BitRows:
         self._cuts = _segments(self.starts)
         self._kept: dict[int, Any] = {}
         self._kept_bytes = 0
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the budget was found too small to keep all bit rows."""
-        return bool(self._kept) and len(self._kept) < len(self._cuts)
+        self.streamed = False  # whether the budget was found too small to keep all bit rows
 
     @property
     def bytes(self) -> int:
@@ -118,6 +114,8 @@ class BitRows:
                 if self._kept_bytes + bits.bytes <= self.budget:
                     self._kept[number] = bits
                     self._kept_bytes += bits.bytes
+                else:
+                    self.streamed = True
             yield (first, last), bits
 
     def _reference(self, queries: Array, k: int, probes: Array | None) -> Found:
