@@ -43,7 +43,7 @@ def load_entries(
     per_document: tl.tensor,
     top_k: tl.tensor,
     tile: tl.constexpr,
-) -> tl.tensor:
+) -> tl.tuple:
     """One tile of NAG entries: place, layer * N + neuron, and whether there is a neuron (the sentinel is none)."""
     entry = tl.program_id(0).to(tl.int64) * tile + tl.arange(0, tile)
     neuron = tl.load(nags + entry, mask=entry < entries, other=0).to(tl.int64)
@@ -112,7 +112,7 @@ def build_rows(nags: torch.Tensor, num_neurons: int) -> BitRows:
     """Bit rows of target NAGs.
 
     Args:
-        nags: uint16, uint32, int32 or int64 [n, L, K] on the device, n at least 1. Indices outside 0..N-1 (the
+        nags: uint16, uint32, int32 or int64 [n, L, K] on the current device, n at least 1. Indices outside 0..N-1 (the
             sentinel) are no neuron; a neuron twice in a layer counts once.
         num_neurons: N.
     """

@@ -10,13 +10,13 @@ selection walks the planes from the top and ends with the mask of the block's k 
 count * 2^32 + (2^32 - 2 - target), which puts the order wanted into one integer. A top-k over the candidates of all
 blocks merges them.
 
-Why rows, for L = 28, K = 20, N = 6,144 on an H100 (estimates from data-sheet rates, not measurements):
+Why rows, for L = 28, K = 20, N = 6,144 on an H100. Estimates from data-sheet rates and the sm_90 code, not measured:
 
-    logic of the adders     1,470 instructions for 32 pairs, 64 a clock and SM          320 Gpair/s
-    rows read from L2       70 bytes a pair at 5.5 TB/s                                   80 Gpair/s
-    int8 tensor cores       344,064 operations a pair at 1,979 TOP/s                       6 Gpair/s
+    logic of the adders     35 groups of 38 instructions for 32 pairs, 64 a clock and SM         360 Gpair/s
+    rows read from L2       70 bytes a pair at 5.5 TB/s                                           80 Gpair/s
+    int8 tensor cores       344,064 operations a pair at 1,979 TOP/s                               6 Gpair/s
 
-Reading the rows is the limit. Queries share no rows by design, so a tile of queries would save nothing; programs
+Reading the rows is the limit. Two queries have few rows in common, so a tile of queries would save little; programs
 that run together share a block instead (queries are the fast axis of the grid), whose popular rows stay in L2.
 """
 
@@ -26,7 +26,9 @@ import torch
 import triton
 import triton.language as tl
 
-from nagfast.kernels.bit_rows import BitRows, row_numbers
+from nagfast.kernels.bit_rows import BitRows, build_rows, row_numbers
+
+__all__ = ["BitRows", "build_rows", "search"]
 
 GROUP = 16  # rows that one tree of adders takes
 LAUNCH_BYTES = 1 << 28  # most that the row numbers and candidates of one launch may take
@@ -44,7 +46,7 @@ def popcount(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def full_adder(a: tl.tensor, b: tl.tensor, c: tl.tensor) -> tl.tensor:
+def full_adder(a: tl.tensor, b: tl.tensor, c: tl.tensor) -> tl.tuple:
     """Add three bits, 32 to a word: a + b + c = sum + 2 carry."""
     either = a ^ b
     return either ^ c, (a & b) | (either & c)
@@ -58,13 +60,13 @@ def load_row(rows: tl.tensor, number: tl.tensor, words: tl.constexpr) -> tl.tens
 
 
 @triton.jit
-def add_2(rows: tl.tensor, number: tl.tensor, ones: tl.tensor, words: tl.constexpr) -> tl.tensor:
+def add_2(rows: tl.tensor, number: tl.tensor, ones: tl.tensor, words: tl.constexpr) -> tl.tuple:
     """Add two rows to the plane of weight 1; return it and the carry of weight 2."""
     return full_adder(ones, load_row(rows, number, words), load_row(rows, number + 1, words))
 
 
 @triton.jit
-def add_4(rows: tl.tensor, number: tl.tensor, ones: tl.tensor, twos: tl.tensor, words: tl.constexpr) -> tl.tensor:
+def add_4(rows: tl.tensor, number: tl.tensor, ones: tl.tensor, twos: tl.tensor, words: tl.constexpr) -> tl.tuple:
     """Add four rows to the two lowest planes; return them and the carry of weight 4."""
     ones, first = add_2(rows, number, ones, words)
     ones, second = add_2(rows, number + 2, ones, words)
@@ -75,7 +77,7 @@ def add_4(rows: tl.tensor, number: tl.tensor, ones: tl.tensor, twos: tl.tensor, 
 @triton.jit
 def add_8(
     rows: tl.tensor, number: tl.tensor, ones: tl.tensor, twos: tl.tensor, fours: tl.tensor, words: tl.constexpr
-) -> tl.tensor:
+) -> tl.tuple:
     """Add eight rows to the three lowest planes; return them and the carry of weight 8."""
     ones, twos, first = add_4(rows, number, ones, twos, words)
     ones, twos, second = add_4(rows, number + 4, ones, twos, words)
@@ -97,7 +99,7 @@ def add_16(rows: tl.tensor, number: tl.tensor, planes: tl.tuple, words: tl.const
 
 
 @triton.jit
-def select_top(planes: tl.tuple, valid: tl.tensor, k: tl.tensor) -> tl.tensor:
+def select_top(planes: tl.tuple, valid: tl.tensor, k: tl.tensor) -> tl.tuple:
     """Targets above the k-th highest count, targets equal to it, and how many of these belong to the k."""
     above = tl.zeros_like(valid)
     equal = valid
@@ -126,7 +128,7 @@ def write_candidates(
     chosen = tl.where(slot < end, chosen, tl.zeros_like(chosen))
     while tl.max((chosen != 0).to(tl.int32), axis=0) > 0:
         rest = chosen & (chosen - 1)
-        bit = popcount((chosen ^ rest) - 1)
+        bit = popcount((chosen ^ rest) - 1) & 31  # words with nothing left write nothing; keep their shift defined
         count = tl.zeros_like(bit)
         for p in tl.static_range(len(planes)):
             count += (((planes[p] >> bit.to(tl.uint32)) & 1) << p).to(tl.int32)
@@ -183,7 +185,7 @@ def search(bit_rows: BitRows, queries: torch.Tensor, k: int) -> tuple[torch.Tens
     """The k targets that share most neurons with each query, most first, ties to the lower target.
 
     Args:
-        bit_rows: the targets, on the device.
+        bit_rows: the targets, on the current device.
         queries: uint16, uint32, int32 or int64 [q, L, K] on the same device; K need not be that of the targets.
             Indices outside 0..N-1 (the sentinel) are no neuron; a neuron must not come twice in a layer.
         k: 1 or more.

@@ -14,6 +14,7 @@ import triton.language as tl
 
 DOCUMENTS = 8  # a tile is [8 documents, 128 entries]
 ENTRIES = 128
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}  # no floats here; the default of the latter differs by version
 
 
 @triton.jit(do_not_specialize=["documents", "per_document", "top_k", "neurons"])
@@ -47,8 +48,8 @@ def profile_sums(nags: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Sum of the table over each document's neurons (int64 [n]).
 
     Args:
-        nags: uint16, uint32, int32 or int64 [n, L, K] on the device; indices outside 0..N-1 (the sentinel) add nothing.
-        table: int32 or int64 [L, N] on the same device.
+        nags: uint16, uint32, int32 or int64 [n, L, K] on the current device; indices outside 0..N-1 (the sentinel) add nothing.
+        table: int32 or int64 [L, N] there too.
     """
     documents, layers, top_k = nags.shape
     sums = torch.empty(documents, dtype=torch.int64, device=nags.device)
@@ -63,7 +64,6 @@ def profile_sums(nags: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
             table.shape[1],
             tile=DOCUMENTS,
             width=ENTRIES,
-            num_warps=4,
-            enable_fp_fusion=True,
+            **OPTIONS,
         )
     return sums

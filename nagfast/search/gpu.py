@@ -79,7 +79,8 @@ class GpuExact:
             raise ArgumentError("nags: no target; give at least one document")
         self.num_neurons = num_neurons
         try:
-            self._rows = kernels.build_rows(nags, num_neurons)
+            with torch.cuda.device_of(nags):  # Triton launches on the current device
+                self._rows = kernels.build_rows(nags, num_neurons)
         except torch.OutOfMemoryError as error:
             raise NagfastError(
                 f"nags: the bit rows of {len(nags)} targets do not fit {nags.device}; build an index for each part of "
@@ -111,5 +112,6 @@ class GpuExact:
             )
         if k < 1:
             raise ArgumentError(f"k: got {k}; use at least 1")
-        counts, ids = _kernels().search(self._rows, queries, k)
+        with torch.cuda.device_of(queries):
+            counts, ids = _kernels().search(self._rows, queries, k)
         return counts, ids
