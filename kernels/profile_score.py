@@ -48,7 +48,8 @@ def profile_sums(nags: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Sum of the table over each document's neurons (int64 [n]).
 
     Args:
-        nags: uint16, uint32, int32 or int64 [n, L, K] on the current device; indices outside 0..N-1 (the sentinel) add nothing.
+        nags: uint16, uint32, int32 or int64 [n, L, K] on the current device; indices outside 0..N-1 (the
+            sentinel) add nothing.
         table: int32 or int64 [L, N] there too.
     """
     documents, layers, top_k = nags.shape
