@@ -90,6 +90,14 @@ def test_documents_without_a_nag(device):
     check(queries[1:], np.full_like(targets, sentinel(targets)), 9, 3, device)
 
 
+def test_index_n_is_no_neuron(device):
+    nags = move(np.array([[[0, 9], [1, 2]]], np.uint16), device)  # N = 65,535 has the sentinel for its index N
+    rows = bit_search.build_rows(nags, 9)
+    assert rows.row_of.nonzero().tolist() == [[0, 0], [1, 1], [1, 2]]
+    counts, ids = bit_search.search(rows, nags, 1)
+    assert (counts.item(), ids.item()) == (3, 0)
+
+
 @pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.int64])
 def test_dtypes_and_views(dtype, device):
     targets, queries = draw(50, 3, 8, 19), draw(1, 3, 8, 19, seed=1)

@@ -47,6 +47,12 @@ def test_dtypes_and_views(dtype, device):
     np.testing.assert_array_equal(profile_sums(view, torch.from_numpy(table).to(device)).cpu().numpy(), expected)
 
 
+def test_index_n_adds_nothing(device):
+    nags = torch.tensor([[[0, 9], [1, 2]]], dtype=torch.int32, device=device)
+    table = torch.arange(18, dtype=torch.int32, device=device).view(2, 9)
+    assert profile_sums(nags, table).tolist() == [0 + 10 + 11]
+
+
 def test_no_documents(device):
     nags = torch.zeros((0, 2, 3), dtype=torch.uint16, device=device)
     assert profile_sums(nags, torch.ones((2, 9), dtype=torch.int32, device=device)).shape == (0,)
