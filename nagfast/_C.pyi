@@ -118,3 +118,26 @@ def count(nags: Indices, counts: NDArray[np.int64], *, threads: int = 1) -> int:
     Returns:
         The number of documents counted.
     """
+
+def minhash(
+    nags: Indices,
+    neurons: int,
+    a: NDArray[np.uint32],
+    b: NDArray[np.uint32],
+    out: NDArray[np.uint32],
+    *,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Write MinHash signatures: out[d, k] = min over elements e of document d of (a[k] * fmix32(e) + b[k]) mod 2^32.
+
+    Args:
+        nags (uint16 or uint32 [n, L, K]): last dimension contiguous. A document that holds the sentinel everywhere is
+            the empty set, all of whose values are 2^32 - 1. Other indices >= N are refused.
+        neurons: N; the element of neuron i in layer l is l * N + i, and L * N is at most 2^32.
+        a (uint32 [p]): contiguous, p at least 1.
+        b (uint32 [p]): contiguous.
+        out (uint32 [n, p]): written; partly, where a document is refused.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
+    """

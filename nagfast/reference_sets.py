@@ -98,3 +98,26 @@ def prototype(nags: Array, num_neurons: int, top_k: int) -> Array:
     """The NAG of a cluster: per layer the top_k neurons that most documents hold, ties to the lower index ([L, K])."""
     counts = members(nags, num_neurons).reshape(len(nags), nags.shape[1], num_neurons).sum(axis=0)
     return np.argsort(-counts, axis=1, kind="stable")[:, :top_k].astype(nags.dtype)
+
+
+def minhash(nags: Array, num_neurons: int, a: Array, b: Array) -> Array:
+    """MinHash signatures under the permutations a[k] * fmix32(e) + b[k] mod 2^32 (uint32 [n, p]).
+
+    The element e of neuron i in layer l is l * N + i; fmix32 is the finalizer of MurmurHash3. The empty set has
+    2^32 - 1 everywhere. Equal to datasketch.MinHash of scheme "affine32" whose hash function is the identity on these
+    integers.
+
+    Args:
+        nags: uint16 or uint32 [n, L, K].
+        num_neurons: N; L * N at most 2^32.
+        a: uint32 [p], odd for a permutation.
+        b: uint32 [p].
+    """
+    h = nags.astype(np.uint32) + (np.arange(nags.shape[1], dtype=np.uint32) * np.uint32(num_neurons))[:, None]
+    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    h = (h ^ (h >> np.uint32(16))).reshape(len(nags), nags.shape[1] * nags.shape[2])
+    least = np.full((len(nags), len(a)), np.iinfo(np.uint32).max, np.uint32)
+    for d in np.flatnonzero(nags[:, 0, 0] != np.iinfo(nags.dtype).max):
+        least[d] = (h[d, :, None] * a + b).min(axis=0)
+    return least

@@ -140,3 +140,14 @@ def test_score(emulated, count, index):
             wrong[131, 2, entry] = 500
             with pytest.raises(ValueError, match="document 131, layer 2 holds index 500"):
                 emulated.score(wrong, table, out, isa="avx512")
+
+
+@pytest.mark.parametrize("index", [np.uint16, np.uint32])
+def test_minhash(emulated, index):
+    rng = np.random.default_rng(9)
+    for layers, k, permutations in [(1, 1, 1), (3, 20, 7), (2, 16, 8), (5, 7, 33)]:
+        nags = rng.integers(0, 500, (40, layers, k)).astype(index)
+        nags[[0, 31]] = np.iinfo(index).max
+        a, b = rng.integers(0, 2**32, (2, permutations), dtype=np.uint32)
+        out = np.full((40, permutations), 0xFFFF, np.uint32)
+        same_bytes(lambda out, isa, nags=nags, a=a, b=b: emulated.minhash(nags, 500, a, b, out, isa=isa), out)
