@@ -78,7 +78,7 @@ def signatures(
     extension = ops.native()
     assert extension is not None
     try:
-        extension.minhash(nags, num_neurons, a, b, out, threads=ops._threads(threads), isa=ops.isa())
+        extension.minhash(nags, num_neurons, a, b, out, threads=ops.thread_count(threads), isa=ops.isa())
     except ValueError as error:
         raise ArgumentError(str(error)) from None
     return out

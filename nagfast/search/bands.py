@@ -76,6 +76,11 @@ class BandTables:
         self._keys = np.take_along_axis(keys, order, axis=1)
         self._ids = ids[order]
 
+    @property
+    def bytes(self) -> int:
+        """Memory taken."""
+        return int(self._keys.nbytes + self._ids.nbytes)
+
     def candidates(self, keys: Array) -> Iterator[tuple[Array, Array]]:
         """Pairs of query number and document id that share a band, each once, by query, then id.
 

@@ -21,6 +21,7 @@ from nagfast.search.bands import BandTables, band_keys, choose_bands
 from nagfast.search.base import BuildOptions, Found
 
 Array = npt.NDArray[Any]
+MOST_VALUES = 1 << 14  # in a signature, of an index that is loaded
 COMPARED = 2048  # pairs compared together: 23 MB at L = 28, K = 20
 
 
@@ -94,6 +95,11 @@ class MinHashIndex:
     def _keys(self, nags: Array, threads: int | None) -> Array:
         return band_keys(self.signatures(nags, threads), self.parameters["bands"], self.parameters["rows"])
 
+    @property
+    def bytes(self) -> int:
+        """Memory taken beside the NAGs."""
+        return self._tables.bytes
+
     def search(self, queries: Array, k: int, *, threads: int | None = None) -> Found:
         """The k nearest targets of each query among those that reach the threshold; -1 where there are fewer.
 
@@ -136,7 +142,8 @@ class MinHashIndex:
                 f"minhash index: threshold is {threshold!r}; expected above 0 and up to 1; build it again"
             )
         for name, value in whole.items():
-            if not isinstance(value, int) or value < (0 if name == "seed" else 1):
+            most = 2**32 - 1 if name == "seed" else MOST_VALUES
+            if not isinstance(value, int) or not (0 if name == "seed" else 1) <= value <= most:
                 raise NagfastError(f"minhash index: {name} is {value!r}; expected a whole number; build it again")
         if whole["bands"] * whole["rows"] > whole["num_perm"]:  # type: ignore[operator]
             raise NagfastError(
