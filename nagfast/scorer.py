@@ -40,7 +40,8 @@ class Scorer:
         Args:
             backbone: the frozen model; the one the profile's NAGs were made with.
             profile: the target. Its spec says which neurons, impact, reduction, K and max_length.
-            nearest: an index of target documents, for score_with_nearest; its K is at most the profile's.
+            nearest: an index of target documents, for score_with_nearest; its K is at most the profile's. With a
+                backbone on a GPU it is searched there, exactly.
             batch_tokens: tokens per step; default as in extract.
 
         Raises:
@@ -48,7 +49,6 @@ class Scorer:
         """
         self.backbone = backbone
         self.profile = profile
-        self.index = nearest
         self.batch_tokens = batch_tokens
         spec = profile.spec
         own = backbone.spec(
@@ -61,6 +61,8 @@ class Scorer:
         spec.require_same_identity(own, "the profile", "the backbone")
         if nearest is not None:
             nearest.require_comparable(spec, "the profile")
+            nearest = nearest.to(backbone.device)
+        self.index = nearest
 
     def score(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
         """Similarity of every text to the target (float64 [n], 0 to 1, higher is nearer), in order.

@@ -311,3 +311,11 @@ def test_merge_takes_ties_by_row():
     assert found.counts.tolist() == [[5, 5]]
     assert found.ids.tolist() == [[2, 7]]
     assert merge(other, other).ids.tolist() == [[2, 2]]
+
+
+def test_an_index_on_the_cpu_is_itself(tmp_path):
+    index = NearestTargets.build(clustered(20))
+    assert index.to("cpu") is index
+    moved = NearestTargets(index.index, replace(index.record, method="gpu"), index.targets.indices, index.docids)
+    with pytest.raises(ArgumentError, match="save the one it was made from"):
+        moved.save(tmp_path / "i")

@@ -7,9 +7,11 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from nagfast.errors import ArgumentError, NagfastError, missing
+from nagfast.search.base import Array, Found
 
 DTYPES = (torch.uint16, torch.uint32, torch.int32, torch.int64)
 CHECKED_AT_ONCE = 1 << 16  # documents
@@ -115,3 +117,37 @@ class GpuExact:
         with torch.cuda.device_of(queries):
             counts, ids = _kernels().search(self._rows, queries, k)
         return counts, ids
+
+
+class GpuIndex:
+    """GpuExact for NAGs in host memory: blocks of queries go to the device and their neighbours come back.
+
+    Stands in for any index (NearestTargets.to); nothing is saved or loaded as such.
+    """
+
+    def __init__(self, nags: Array, num_neurons: int, device: torch.device) -> None:
+        self.device = device
+        self.exact = GpuExact(self._tensor(nags), num_neurons)
+
+    @property
+    def rows(self) -> int:
+        """Queries that a call should bring."""
+        return CHECKED_AT_ONCE
+
+    @property
+    def bytes(self) -> int:
+        """Device memory held."""
+        return self.exact.bytes
+
+    def search(self, queries: Array, k: int, *, threads: int | None = None) -> Found:
+        """The k nearest targets (see Index.search)."""
+        del threads
+        parts = [(np.empty((0, k), np.int32), np.empty((0, k), np.int64))]
+        for start in range(0, len(queries), CHECKED_AT_ONCE):
+            counts, ids = self.exact.search(self._tensor(queries[start : start + CHECKED_AT_ONCE]), k)
+            parts.append((counts.cpu().numpy(), ids.cpu().numpy()))
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def _tensor(self, nags: Array) -> torch.Tensor:
+        # A copy: memory maps are read-only, which torch does not know.
+        return torch.from_numpy(np.array(nags, order="C")).to(self.device)

@@ -106,3 +106,14 @@ def test_triton_missing_is_an_error_with_the_mend(targets, monkeypatch):
     monkeypatch.setattr(gpu, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r'needs triton, .*: pip install "nagfast\[triton\]"'):
         GpuExact(torch.from_numpy(targets), 19)
+
+
+def test_arrays_in_host_memory(targets, device, monkeypatch):
+    monkeypatch.setattr(gpu, "CHECKED_AT_ONCE", 2)
+    targets.flags.writeable = False  # as a memory map is
+    index = gpu.GpuIndex(targets, 19, device)
+    queries = draw(3, 2, 5, 19, seed=1)
+    for got, wanted in zip(index.search(queries, 4), reference_sets.nearest(queries, targets, 19, 4), strict=True):
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got, wanted)
+    assert [len(part) for part in index.search(queries[:0], 4)] == [0, 0]
