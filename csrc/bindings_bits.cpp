@@ -71,10 +71,6 @@ std::unique_ptr<BitTargets> make_targets(const py::array& nags, int64_t neurons,
   const bool narrow = require_nags(nags, neurons);
   const int64_t most = nags.shape(1) * nags.shape(2);
   if (most > kMaxCount) refuse("nags", "at most " + std::to_string(kMaxCount) + " entries a document", nags, "lower K");
-  if (neurons > 65535 && kBitLanes * nags.shape(2) > 65535) {
-    refuse("nags", "K of at most " + std::to_string(65535 / kBitLanes) + " for layers of more than 65535 neurons", nags,
-           "lower K");
-  }
   const std::vector<int64_t> rows = order_of(order, nags.shape(0));
   const auto lanes = static_cast<int64_t>(rows.size());
   const std::vector<int64_t> lists = starts_of(starts, lanes);

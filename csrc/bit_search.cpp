@@ -8,6 +8,7 @@
 #include "bit_targets.h"
 #include "nag_check.h"
 #include "parallel.h"
+#include "row_lists.h"
 
 namespace nagfast {
 namespace {
@@ -40,7 +41,7 @@ int64_t ones(const BitRow& row) {
   return count;
 }
 
-// Leaves of the lanes in `mask` those whose sum is among the k largest, ties included, deciding bit by bit from the top.
+// Leaves of the lanes in `mask` those whose sum is among the k largest, ties included: decided bit by bit from the top.
 void keep_largest(const BitRow* sums, int planes, int64_t k, BitRow& mask) {
   BitRow sure{};
   BitRow open = mask;
@@ -91,50 +92,34 @@ class BitSearcher {
         queries_(queries),
         first_id_(first_id),
         find_lanes_(finder(isa)),
-        list_(static_cast<size_t>(targets.layers_ * targets.k_ + kBitGroup)),
-        sums_(static_cast<size_t>(bit_planes(targets.layers_ * targets.k_))) {
-    task_.layer_stride = queries.layer_stride;
-    task_.layers = queries.layers;
-    task_.k = queries.k;
-    task_.neurons = targets.neurons_;
+        lists_(targets.layers(), targets.k()),
+        sums_(static_cast<size_t>(bit_planes(targets.layers() * targets.k()))) {
     task_.planes = static_cast<int>(sums_.size());
-    task_.list = list_.data();
     task_.sums = sums_.data();
     task_.mask = &mask_;
   }
 
-  // Points the task at a block.
-  void enter(const BitRange& range) {
-    const BitBlock& block = targets_.blocks_[static_cast<size_t>(range.block)];
-    range_ = range;
-    task_.rows = targets_.rows_ + block.row;
-    task_.map = targets_.maps_.data() + range.block * targets_.layers_ * targets_.neurons_;
-    task_.bases = targets_.bases_.data() + range.block * targets_.layers_;
-    task_.first_word = range.first / 64;
-    task_.last_word = (range.last + 63) / 64;
-    ids_ = targets_.ids_.data() + range.block * kBitLanes;
-    lowest_ = block.lowest_id + first_id_;
-  }
-
-  // Offers the targets of the range entered to a query's results.
-  void offer(int64_t query, NearestHeap heap) {
-    task_.bound = bound_to_enter(heap.worst(), lowest_);
-    if (task_.bound >> task_.planes != 0) return;
-    find(query);
-    if (!found_) return;
-    restrict_to(range_.first, range_.last, mask_);
-    if (range_.last - range_.first > heap.k && task_.bound == 0) keep_largest(sums_.data(), task_.planes, heap.k, mask_);
-    for (int w = task_.first_word; w < task_.last_word; ++w) {
-      for (uint64_t word = mask_.words[w]; word != 0; word &= word - 1) {
-        const int bit = lowest_bit(word);
-        const NearestKey key = nearest_key(sum_of(w, bit), ids_[64 * w + bit] + first_id_);
-        if (key > heap.worst()) heap.replace_worst(key);
+  // Merges the targets of a range into the results heap_of(query) of the queries query_of(0..count).
+  template <typename QueryOf, typename HeapOf>
+  void search(const BitRange& range, int64_t count, const QueryOf& query_of, const HeapOf& heap_of) {
+    enter(range);
+    int64_t numbers[kBitBatch];
+    for (int64_t start = 0; start < count; start += kBitBatch) {
+      const int64_t size = std::min(kBitBatch, count - start);
+      for (int64_t i = 0; i < size; ++i) numbers[i] = query_of(start + i);
+      lists_.look_up(queries_, numbers, size, targets_.map(range.block), targets_.neurons());
+      for (int64_t i = 0; i < size; ++i) {
+        task_.list = lists_.list(i);
+        task_.count = lists_.padded(i);
+        task_.next = lists_.list(i + 1);
+        task_.next_count = i + 1 < size ? lists_.rows(i + 1) : 0;
+        offer(lists_.rows(i), heap_of(numbers[i]));
       }
     }
   }
 
  private:
-  using Finder = bool (*)(const BitTask<Index>&);
+  using Finder = bool (*)(const BitTask&);
 
   static Finder finder(Isa isa) {
     switch (isa) {
@@ -149,16 +134,35 @@ class BitSearcher {
     }
   }
 
-  // A query without a NAG shares nothing with anything.
-  void find(int64_t query) {
-    task_.query = queries_.document(query);
-    task_.layers = queries_.starts_with_sentinel(query) ? 0 : queries_.layers;
-    found_ = find_lanes_(task_);
+  void enter(const BitRange& range) {
+    range_ = range;
+    task_.rows = targets_.rows(range.block);
+    task_.first_word = range.first / 64;
+    task_.last_word = (range.last + 63) / 64;
+    ids_ = targets_.ids(range.block);
+    lowest_ = targets_.lowest_id(range.block) + first_id_;
+  }
+
+  // Merges the targets of the range into the results of the query whose rows the task holds.
+  void offer(int64_t rows, NearestHeap heap) {
+    task_.bound = bound_to_enter(heap.worst(), lowest_);
+    if (task_.bound > rows || !find_lanes_(task_)) return;
+    restrict_to(range_.first, range_.last, mask_);
+    if (task_.bound == 0) keep_largest(sums_.data(), task_.planes, heap.k, mask_);
+    for (int w = task_.first_word; w < task_.last_word; ++w) {
+      for (uint64_t word = mask_.words[w]; word != 0; word &= word - 1) {
+        const int bit = lowest_bit(word);
+        const int64_t id = ids_[64 * w + bit];
+        if (id < 0) continue;
+        const NearestKey key = nearest_key(sum_of(w, bit), id + first_id_);
+        if (key > heap.worst()) heap.replace_worst(key);
+      }
+    }
   }
 
   int64_t sum_of(int word, int bit) const {
     uint64_t sum = 0;
-    for (int p = 0; p < task_.planes; ++p) sum |= (sums_[static_cast<size_t>(p)].words[word] >> bit & 1) << p;
+    for (size_t p = 0; p < sums_.size(); ++p) sum |= (sums_[p].words[word] >> bit & 1) << p;
     return static_cast<int64_t>(sum);
   }
 
@@ -166,14 +170,13 @@ class BitSearcher {
   const NagView<Index>& queries_;
   const int64_t first_id_;
   const Finder find_lanes_;
-  std::vector<uint32_t> list_;
+  RowLists lists_;
   std::vector<BitRow> sums_;
   BitRow mask_;
-  BitTask<Index> task_{};
+  BitTask task_{};
   BitRange range_{};
   const int64_t* ids_ = nullptr;
   int64_t lowest_ = 0;
-  bool found_ = false;
 };
 
 namespace {
@@ -231,8 +234,8 @@ void BitTargets::search(const NagView<Index>& queries, const NearestResults& res
   for_batches(queries, results, threads, [&](int64_t start, int64_t end, const auto& heap) {
     BitSearcher<Index> searcher(*this, queries, first, isa);
     for (size_t block = 0; block < blocks_.size(); ++block) {
-      searcher.enter({static_cast<int64_t>(block), 0, blocks_[block].lanes});
-      for (int64_t query = start; query < end; ++query) searcher.offer(query, heap(query));
+      const BitRange range{static_cast<int64_t>(block), 0, blocks_[block].lanes};
+      searcher.search(range, end - start, [&](int64_t i) { return start + i; }, heap);
     }
   });
 }
@@ -245,12 +248,10 @@ void BitTargets::search_lists(const NagView<Index>& queries, const int32_t* prob
     BitSearcher<Index> searcher(*this, queries, first, isa);
     const Probed probed = sort_probes(probes, width, start, end, lists());
     for (size_t list = 0; list + 1 < list_ranges_.size(); ++list) {
+      const int64_t* probing = probed.queries.data() + probed.starts[list];
+      const int64_t count = probed.starts[list + 1] - probed.starts[list];
       for (int64_t range = list_ranges_[list]; range < list_ranges_[list + 1]; ++range) {
-        searcher.enter(ranges_[static_cast<size_t>(range)]);
-        for (int64_t i = probed.starts[list]; i < probed.starts[list + 1]; ++i) {
-          const int64_t query = probed.queries[static_cast<size_t>(i)];
-          searcher.offer(query, heap(query));
-        }
+        searcher.search(ranges_[static_cast<size_t>(range)], count, [&](int64_t i) { return probing[i]; }, heap);
       }
     }
   });

@@ -46,7 +46,6 @@ struct Bits {
 
 }  // namespace
 
-bool find_lanes_avx2(const BitTask<uint16_t>& task) { return find_lanes<Bits>(task); }
-bool find_lanes_avx2(const BitTask<uint32_t>& task) { return find_lanes<Bits>(task); }
+bool find_lanes_avx2(const BitTask& task) { return find_lanes<Bits>(task); }
 
 }  // namespace nagfast

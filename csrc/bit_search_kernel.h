@@ -12,31 +12,19 @@
 #include <cstdint>
 
 #include "bit_search.h"
+#include "prefetch.h"
 
 namespace nagfast {
 namespace {
 
-// The rows that the block has, in order. No branch: whether a neuron is there is as good as random.
-template <typename Index>
-int64_t list_rows(const BitTask<Index>& task) {
-  int64_t count = 0;
-  for (int64_t l = 0; l < task.layers; ++l) {
-    const Index* indices = task.query + l * task.layer_stride;
-    const uint16_t* map = task.map + l * task.neurons;
-    const uint32_t base = task.bases[l];
-    for (int64_t i = 0; i < task.k; ++i) {
-      const uint32_t number = map[indices[i]];
-      task.list[count] = base + number;
-      count += number != 0;
-    }
-  }
-  return count;
-}
+// Rows sent for ahead of their addition: far enough for the last-level cache, near enough to stay in the first.
+constexpr int64_t kAhead = 64;
+constexpr int64_t kRows = 2 * kBitGroup;  // added together where there are as many
 
 // Adds 2 << (Level + 1) rows to sums[0..Level]; returns the two carries into sums[Level + 1].
 template <typename Set, int Level>
 struct Tree {
-  static typename Set::Pair add(const uint64_t* rows, const uint32_t* list, typename Set::Word* sums) {
+  static typename Set::Pair add(const char* rows, const uint32_t* list, typename Set::Word* sums) {
     const typename Set::Pair a = Tree<Set, Level - 1>::add(rows, list, sums);
     const typename Set::Pair b = Tree<Set, Level - 1>::add(rows, list + (2 << Level), sums);
     return Set::add(sums[Level], a, b);
@@ -45,46 +33,46 @@ struct Tree {
 
 template <typename Set>
 struct Tree<Set, 0> {
-  static typename Set::Word row(const uint64_t* rows, uint32_t number) {
-    return Set::load(rows + static_cast<uint64_t>(number) * kBitWords);
+  static typename Set::Word row(const char* rows, uint32_t offset) {
+    return Set::load(reinterpret_cast<const uint64_t*>(rows + offset));
   }
-  static typename Set::Pair add(const uint64_t* rows, const uint32_t* list, typename Set::Word* sums) {
+  static typename Set::Pair add(const char* rows, const uint32_t* list, typename Set::Word* sums) {
     const typename Set::Pair a = Set::pair(row(rows, list[0]), row(rows, list[1]));
     const typename Set::Pair b = Set::pair(row(rows, list[2]), row(rows, list[3]));
     return Set::add(sums[0], a, b);
   }
 };
 
-// Adds a carry to the planes from `plane` on.
-template <typename Set>
-void ripple(typename Set::Word carry, BitRow* planes, int plane, int count, int word) {
-  for (; plane < count; ++plane) {
-    const typename Set::Word old = Set::load(planes[plane].words + word);
-    Set::store(planes[plane].words + word, Set::differ(old, carry));
-    carry = Set::both(old, carry);
+// Adds 4 << Level rows to the vectors [first, last) of the planes; the carries that the tree leaves ripple on.
+template <typename Set, int Level>
+void add_group(const BitTask& task, const uint32_t* list, int first, int last) {
+  for (int word = first; word < last; word += Set::kWords) {
+    typename Set::Word sums[Level + 2];
+    for (int p = 0; p < Level + 2; ++p) sums[p] = Set::load(task.sums[p].words + word);
+    const char* rows = reinterpret_cast<const char*>(task.rows->words + word);
+    typename Set::Word carry = Set::add(sums[Level + 1], Tree<Set, Level>::add(rows, list, sums));
+    for (int p = 0; p < Level + 2; ++p) Set::store(task.sums[p].words + word, sums[p]);
+    for (int p = Level + 2; p < task.planes; ++p) {
+      const typename Set::Word old = Set::load(task.sums[p].words + word);
+      Set::store(task.sums[p].words + word, Set::differ(old, carry));
+      carry = Set::both(old, carry);
+    }
   }
 }
 
-// Adds list[0, count), a multiple of kBitGroup, to the vector at `word` of the planes.
-template <typename Set, typename Index>
-void add_rows(const BitTask<Index>& task, const uint32_t* list, int64_t count, int word) {
-  constexpr int kTop = 4;  // sums[kTop] takes the carries of 32 rows
-  typename Set::Word sums[kTop + 1];
-  for (int p = 0; p <= kTop; ++p) sums[p] = Set::load(task.sums[p].words + word);
-  const uint64_t* rows = task.rows->words + word;
-  int64_t i = 0;
-  for (; i + 2 * kBitGroup <= count; i += 2 * kBitGroup) {
-    const typename Set::Pair carries = Tree<Set, 3>::add(rows, list + i, sums);
-    ripple<Set>(Set::add(sums[4], carries), task.sums, 5, task.planes, word);
+// Adds rows [start, end) of the list, a multiple of kBitGroup.
+template <typename Set>
+void add_rows(const BitTask& task, int64_t start, int64_t end, int first, int last) {
+  int64_t i = start;
+  for (; i + kRows <= end; i += kRows) {
+    if (i + kAhead + kRows <= task.count) {
+      for (int64_t j = 0; j < kRows; ++j) {
+        NAGFAST_PREFETCH(reinterpret_cast<const char*>(task.rows) + task.list[i + kAhead + j]);
+      }
+    }
+    add_group<Set, 3>(task, task.list + i, first, last);
   }
-  for (; i < count; i += kBitGroup) {
-    const typename Set::Pair carries = Tree<Set, 2>::add(rows, list + i, sums);
-    const typename Set::Word carry = Set::add(sums[3], carries);
-    const typename Set::Word old = sums[4];
-    sums[4] = Set::differ(old, carry);
-    ripple<Set>(Set::both(old, carry), task.sums, 5, task.planes, word);
-  }
-  for (int p = 0; p <= kTop; ++p) Set::store(task.sums[p].words + word, sums[p]);
+  for (; i < end; i += kBitGroup) add_group<Set, 2>(task, task.list + i, first, last);
 }
 
 // The lanes of a vector whose sum is at least `bound`, which fits the planes.
@@ -104,21 +92,40 @@ typename Set::Word at_least(const BitRow* planes, int count, int64_t bound, int 
   return Set::either(above, equal);
 }
 
-template <typename Set, typename Index>
-bool find_lanes(const BitTask<Index>& task) {
-  int64_t count = list_rows(task);
-  if (count < task.bound) return false;
-  while (count % kBitGroup != 0) task.list[count++] = 0;
-  const int first = task.first_word / Set::kWords * Set::kWords;
+// Writes the mask of the lanes whose sum is at least `bound`; returns whether there is one.
+template <typename Set>
+bool mark_lanes(const BitTask& task, int64_t bound, int first, int last) {
   bool found = false;
-  for (int word = first; word < task.last_word; word += Set::kWords) {
-    for (int p = 0; p < task.planes; ++p) Set::store(task.sums[p].words + word, Set::zero());
-    add_rows<Set>(task, task.list, count, word);
-    const typename Set::Word lanes = at_least<Set>(task.sums, task.planes, task.bound, word);
+  for (int word = first; word < last; word += Set::kWords) {
+    const typename Set::Word lanes = at_least<Set>(task.sums, task.planes, bound, word);
     Set::store(task.mask->words + word, lanes);
     found = found || Set::any(lanes);
   }
   return found;
+}
+
+template <typename Set>
+bool find_lanes(const BitTask& task) {
+  const int first = task.first_word / Set::kWords * Set::kWords;
+  const int last = task.last_word;
+  for (int64_t j = 0; j < kAhead && j < task.next_count; ++j) {
+    NAGFAST_PREFETCH(reinterpret_cast<const char*>(task.rows) + task.next[j]);
+  }
+  for (int word = first; word < last; word += Set::kWords) {
+    for (int p = 0; p < task.planes; ++p) Set::store(task.sums[p].words + word, Set::zero());
+  }
+  // Once the rows left are fewer than the bound, most blocks are out of the question: none of their lanes has reached
+  // what is missing. An eighth of the bound is enough to tell.
+  int64_t start = 0;
+  const int64_t checked = (task.count - task.bound * 7 / 8) / kRows * kRows;
+  const int64_t missing = task.bound - (task.count - checked);
+  if (checked > 0 && missing > 0) {
+    add_rows<Set>(task, 0, checked, first, last);
+    if (!mark_lanes<Set>(task, missing, first, last)) return false;
+    start = checked;
+  }
+  add_rows<Set>(task, start, task.count, first, last);
+  return mark_lanes<Set>(task, task.bound, first, last);
 }
 
 }  // namespace

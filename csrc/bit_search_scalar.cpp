@@ -36,7 +36,6 @@ struct Bits {
 
 }  // namespace
 
-bool find_lanes_scalar(const BitTask<uint16_t>& task) { return find_lanes<Bits>(task); }
-bool find_lanes_scalar(const BitTask<uint32_t>& task) { return find_lanes<Bits>(task); }
+bool find_lanes_scalar(const BitTask& task) { return find_lanes<Bits>(task); }
 
 }  // namespace nagfast

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Targets as rows of bits, for the exact nearest targets of many queries; bit_search.h says how they are searched.
 //
-// Memory: for each block of kBitLanes targets 64 bytes for every (layer, neuron) that one of them holds and 2 bytes for
-// every other; 100,000 targets of 28 layers, K = 20, N = 6144 take about 1 GB, half of it where neighbours are alike.
-// Building reads every target twice: O(targets * layers * k).
+// A neuron that one target of a block holds needs no row of its own: the block has a row for each lane. Memory: for
+// each block of kBitLanes targets 64 bytes for every (layer, neuron) that two or more of them hold, and a map of 4
+// bytes for every neuron. 100,000 targets of 28 layers, K = 20, N = 6144 take about 1 GB, half of it where
+// neighbours are alike. Building reads every target twice: O(targets * layers * k).
 #pragma once
 
 #include <cstdint>
@@ -19,8 +20,9 @@
 namespace nagfast {
 
 struct BitBlock {
-  int64_t row;        // of its zero row; the others follow, layer by layer
-  int32_t lanes;      // in use, from lane 0 (some may hold no target)
+  int64_t map;        // where its map starts, in rows from the first block's
+  int64_t row;        // its zero row; then one row for each lane, then the rest, layer by layer
+  int32_t lanes;      // in use, from lane 0; some between lists hold no target
   int64_t lowest_id;  // of its targets
 };
 
@@ -47,6 +49,14 @@ class BitTargets {
   int64_t neurons() const { return neurons_; }
   int64_t highest_id() const { return highest_id_; }
 
+  // [layers, neurons]: bytes from rows(block) to the row of a neuron, 0 for none.
+  const uint32_t* map(int64_t block) const {
+    return reinterpret_cast<const uint32_t*>(memory_rows_ + blocks_[static_cast<size_t>(block)].map);
+  }
+  const int64_t* ids(int64_t block) const { return ids_.data() + block * kBitLanes; }
+  int64_t lowest_id(int64_t block) const { return blocks_[static_cast<size_t>(block)].lowest_id; }
+  const BitRow* rows(int64_t block) const { return memory_rows_ + blocks_[static_cast<size_t>(block)].row; }
+
   // Merges every target, under the id of its row + first, into the results of each query. Throws
   // std::invalid_argument for the lowest query that holds an index out of range, before anything is written.
   template <typename Index>
@@ -58,17 +68,14 @@ class BitTargets {
                     int64_t first, int threads, Isa isa) const;
 
  private:
-  template <typename Index>
-  friend class BitSearcher;
-
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
 
   void place(const int64_t* order, const int64_t* starts, int64_t lists);
-  void allocate(const std::vector<uint32_t>& rows);
+  void allocate(const std::vector<int64_t>& rows);
   template <typename Index>
-  void count_rows(const NagView<Index>& nags, int64_t first, int64_t last, uint32_t* rows) const;
+  void count_rows(const NagView<Index>& nags, int64_t first, int64_t last, int64_t* rows) const;
   template <typename Index>
   void fill(const NagView<Index>& nags, int64_t block);
 
@@ -81,10 +88,8 @@ class BitTargets {
   std::vector<BitRange> ranges_;       // of list 0, then of list 1, ...; blocks rise
   std::vector<int64_t> list_ranges_;   // [lists + 1]: where each list's ranges start
   std::vector<int64_t> ids_;           // [blocks, kBitLanes]: row of nags, or -1
-  std::vector<uint16_t> maps_;         // [blocks, layers, neurons]
-  std::vector<uint32_t> bases_;        // [blocks, layers]
   std::unique_ptr<void, Free> memory_;
-  BitRow* rows_ = nullptr;             // within memory_
+  BitRow* memory_rows_ = nullptr;      // [row_count_], within memory_
   int64_t row_count_ = 0;
 };
 
