@@ -26,7 +26,13 @@ void test(const BucketView& set, int64_t layer, __m512i entries, __mmask32 lanes
   }
 }
 
-int32_t total(__m512i lanes) { return _mm512_reduce_add_epi32(_mm512_madd_epi16(lanes, _mm512_set1_epi16(1))); }
+int32_t total(__m512i lanes) {
+  uint16_t hits[32];
+  _mm512_storeu_si512(hits, lanes);
+  int32_t sum = 0;
+  for (int i = 0; i < 32; ++i) sum += hits[i];
+  return sum;
+}
 
 template <int kDepth>
 int64_t overlap_rows(const BucketView& set, const OverlapRows<uint16_t>& rows, int32_t* out) {

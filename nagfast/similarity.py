@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 Nags = NagBatch | Array
 MEASURES = reference_sets.MEASURES
 MAX_WEIGHT = 2**32 - 1
+MAX_DIMENSIONS = 1 << 16
 
 
 def pairwise(
@@ -139,6 +140,42 @@ def idf_weights(counts: Array, documents: int) -> npt.NDArray[np.uint32]:
             "give the number of documents that were counted"
         )
     return reference_sets.idf_weights(counts, documents)
+
+
+def count_sketch(
+    nags: Array,
+    weights: npt.NDArray[np.float32],
+    dimensions: int,
+    seed: int = 0,
+    *,
+    backend: str = "auto",
+    threads: int | None = None,
+) -> npt.NDArray[np.float32]:
+    """Signed count sketches, whose scalar products estimate the cosine of the weighted sets (float32 [n, d]).
+
+    Args:
+        nags: uint16 or uint32 [n, L, K].
+        weights: float32 [L, N].
+        dimensions: d, a power of two up to 65,536.
+        seed: of the hash (formula: reference_sets.count_sketch).
+        backend: auto, reference or cpp; they agree to float32 rounding.
+        threads: CPU threads, default as many as torch uses.
+
+    Raises:
+        ArgumentError: a wrong argument, or an index of N or more.
+    """
+    if weights.ndim != 2 or weights.dtype != np.float32:
+        raise ArgumentError(f"weights: got {weights.dtype} {list(weights.shape)}; give float32 [L, N]")
+    nags, _, neurons = _sides(nags, nags, weights.shape[1], "nags", "nags")
+    if nags.shape[1] != len(weights):
+        raise ArgumentError(f"weights: got {len(weights)} layers, nags have {nags.shape[1]}; use those of one model")
+    if not 1 <= dimensions <= MAX_DIMENSIONS or dimensions & (dimensions - 1):
+        raise ArgumentError(f"dimensions: got {dimensions}; use a power of two up to {MAX_DIMENSIONS}")
+    if _by_reference(backend, nags, nags, neurons):
+        return reference_sets.count_sketch(nags, weights, dimensions, seed).astype(np.float32)
+    out = np.empty((len(nags), dimensions), np.float32)
+    _native("count_sketch", nags, np.ascontiguousarray(weights), out, seed=seed, threads=ops._threads(threads))
+    return out
 
 
 def _sides(a: Nags, b: Nags, num_neurons: int | None, name_a: str = "a", name_b: str = "b") -> tuple[Array, Array, int]:
