@@ -25,11 +25,11 @@ from nagfast.search.base import BuildOptions, Found
 from nagfast.search.faiss_tuning import tune
 
 Array = npt.NDArray[Any]
-DIMENSIONS = {"pq": 512, "simhash": 1024}
+DIMENSIONS = {"pq": 2048, "simhash": 2048}  # fewer blur what is hard to tell apart more than coarse codes do
 IDF_POWER = 0.25  # more weight to rare neurons helps nowhere and hurts where clusters are not plain
 EXHAUSTIVE = 8_192  # targets that need no lists
-ROWS = 16_384  # documents sketched or searched together
-TRAIN_PER_LIST = 64
+ROWS = 4_096  # documents sketched or searched together
+TRAIN_PER_LIST = 40
 INDEX_FILE, WEIGHTS_FILE = "faiss.index", "faiss.weights.npy"
 
 
@@ -172,6 +172,8 @@ class FaissIndex:
         faiss = import_faiss()
         kind = self.parameters["kind"]
         index = self.index
+        if self.parameters["structure"] == "ivf":
+            index.nprobe = self.parameters["probes"]  # not what the last call happened to use
         if self.parameters["structure"].startswith("gpu"):
             index = faiss_gpu.to_cpu(faiss, kind, index)
         write = faiss.write_index_binary if kind == "simhash" else faiss.write_index
