@@ -208,3 +208,21 @@ def test_an_index_made_on_a_gpu_serves_without_one(tmp_path):
     back = FaissIndex.load(tmp_path, TARGETS[:50], N, index.parameters | {"structure": "gpu-flat"})
     assert back.parameters["structure"] == "flat"
     np.testing.assert_array_equal(back.search(QUERIES, 3)[1], index.search(QUERIES, 3)[1])
+
+
+@pytest.mark.parametrize(
+    ("structure", "calls"), [("gpu-cagra", ["train 50"]), ("gpu-flat", ["add 20", "add 20", "add 10"])]
+)
+def test_gpu_indexes_are_filled(structure, calls, monkeypatch):
+    """A graph takes all its vectors at once and only once; brute force takes them block by block, untrained."""
+    seen = []
+    index = SimpleNamespace(
+        is_trained=structure != "gpu-cagra",
+        train=lambda x: seen.append(f"train {len(x)}"),
+        add=lambda x: seen.append(f"add {len(x)}"),
+    )
+    monkeypatch.setattr(faiss_index, "ROWS", 20)
+    parameters = {"kind": "pq", "structure": structure, "dimensions": 64, "seed": 0}
+    made = FaissIndex(TARGETS[:50], faiss_index.sketch_weights(TARGETS[:50], N), index, parameters)
+    made._fill(None, BuildOptions())
+    assert seen == calls

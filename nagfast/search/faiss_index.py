@@ -101,13 +101,13 @@ class FaissIndex:
 
     def _fill(self, faiss: Any, options: BuildOptions) -> None:
         """Train where the index has something to learn, and add every target."""
-        rows = np.random.default_rng(options.seed).permutation(len(self.nags))[: self.lists * TRAIN_PER_LIST]
-        if not self.index.is_trained:
-            with faiss_threads(faiss, 1):  # sums of several threads would differ in the last bit from run to run
-                self.index.train(self._vectors(self.nags[np.sort(rows)], options.threads))
-        if self.parameters["structure"] == "gpu-cagra":  # a graph is built at once
+        if self.parameters["structure"] == "gpu-cagra":  # a graph is built at once, of all
             self.index.train(self._vectors(self.nags, options.threads))
             return
+        if not self.index.is_trained:
+            rows = np.random.default_rng(options.seed).permutation(len(self.nags))[: self.lists * TRAIN_PER_LIST]
+            with faiss_threads(faiss, 1):  # sums of several threads would differ in the last bit from run to run
+                self.index.train(self._vectors(self.nags[np.sort(rows)], options.threads))
         for first in range(0, len(self.nags), ROWS):
             self.index.add(self._vectors(self.nags[first : first + ROWS], options.threads))
 
