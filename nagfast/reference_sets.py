@@ -28,7 +28,7 @@ def members(nags: Array, num_neurons: int) -> Array:
     for d in np.flatnonzero(nags[:, 0, 0] != np.iinfo(nags.dtype).max):
         for layer in range(layers):
             held[d, layer, nags[d, layer]] = True
-    return held.reshape(documents, -1)
+    return held.reshape(documents, layers * num_neurons)
 
 
 def overlap_counts(a: Array, b: Array, num_neurons: int) -> Array:
@@ -121,3 +121,37 @@ def minhash(nags: Array, num_neurons: int, a: Array, b: Array) -> Array:
     for d in np.flatnonzero(nags[:, 0, 0] != np.iinfo(nags.dtype).max):
         least[d] = (h[d, :, None] * a + b).min(axis=0)
     return least
+
+
+def sketch_hash(keys: Array, seed: int) -> Array:
+    """The hash of count_sketch (uint64, any shape): the finish of SplitMix64 over key + (seed + 1) * 2^64 / phi."""
+    offset = np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    x = keys.astype(np.uint64) + offset
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def count_sketch(nags: Array, weights: Array, dimensions: int, seed: int = 0) -> Array:
+    """Signed count sketch of weighted sets, of length 1 (float32 [n, d]); 0 for a document without a NAG.
+
+    sketch[bucket(l, k)] += sign(l, k) * w_l[k] for each neuron held, with x = sketch_hash(l * N + k), bucket = x mod d
+    and sign = -1 where the highest bit of x is set. Scalar products of sketches estimate the cosine of the sets.
+
+    Args:
+        nags: uint16 or uint32 [n, L, K].
+        weights: float32 [L, N].
+        dimensions: d, a power of two.
+        seed: of the hash.
+    """
+    documents, layers, _ = nags.shape
+    out = np.zeros((documents, dimensions))
+    for d in np.flatnonzero(nags[:, 0, 0] != np.iinfo(nags.dtype).max):
+        rows = np.arange(layers)[:, None]
+        x = sketch_hash(rows * weights.shape[1] + nags[d].astype(np.int64), seed)
+        values = np.where(x >> np.uint64(63), -1.0, 1.0) * weights[rows, nags[d]]
+        np.add.at(out[d], (x % np.uint64(dimensions)).astype(np.int64), values)
+        length = np.sqrt((out[d] ** 2).sum())
+        out[d] = out[d] / length if length > 0 else 0.0
+    return out.astype(np.float32)
