@@ -61,7 +61,7 @@ def pairwise(
         ]
         return np.array(rows, np.float64).reshape(len(left))
     shared = np.empty(len(left), np.int32 if weights is None else np.int64)
-    _native("overlap_pairs", left, right, shared, neurons=neurons, weights=weights, threads=ops._threads(threads))
+    _native("overlap_pairs", left, right, shared, neurons=neurons, weights=weights, threads=ops.thread_count(threads))
     both = _sizes(left, weights, threads) + _sizes(right, weights, threads)
     return _ratio(shared, both, measure)
 
@@ -82,7 +82,7 @@ def matrix(
     if _by_reference(backend, left, right, neurons):
         return reference_sets.similarity_matrix(left, right, neurons, measure, weights)
     shared = np.empty((len(left), len(right)), np.int32 if weights is None else np.int64)
-    options = {"threads": ops._threads(threads), "isa": ops.isa()}
+    options = {"threads": ops.thread_count(threads), "isa": ops.isa()}
     _native("overlap_matrix", left, right, shared, neurons=neurons, weights=weights, **options)
     both = _sizes(left, weights, threads)[:, None] + _sizes(right, weights, threads)[None, :]
     return _ratio(shared, both, measure)
@@ -120,7 +120,7 @@ def candidates(
     if _by_reference(backend, left, right, neurons):
         return _reference_candidates(left, right, rows, neurons)
     out = np.empty(rows.shape, np.int32)
-    options = {"threads": ops._threads(threads), "isa": ops.isa()}
+    options = {"threads": ops.thread_count(threads), "isa": ops.isa()}
     _native("overlap_candidates", left, right, rows, out, neurons=neurons, weights=None, **options)
     return out
 
@@ -174,7 +174,7 @@ def count_sketch(
     if _by_reference(backend, nags, nags, neurons):
         return reference_sets.count_sketch(nags, weights, dimensions, seed).astype(np.float32)
     out = np.empty((len(nags), dimensions), np.float32)
-    _native("count_sketch", nags, np.ascontiguousarray(weights), out, seed=seed, threads=ops._threads(threads))
+    _native("count_sketch", nags, np.ascontiguousarray(weights), out, seed=seed, threads=ops.thread_count(threads))
     return out
 
 

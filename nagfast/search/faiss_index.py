@@ -46,7 +46,7 @@ def import_faiss() -> Any:
 def faiss_threads(faiss: Any, threads: int | None) -> Iterator[None]:
     """Set FAISS's number of threads and put it back."""
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(ops._threads(threads))
+    faiss.omp_set_num_threads(ops.thread_count(threads))
     try:
         yield
     finally:
