@@ -28,7 +28,7 @@ Array = npt.NDArray[Any]
 # Neurons that share a place of a short sketch blur more than coarse codes of a long one do.
 DIMENSIONS = {"pq": 4096, "simhash": 2048}
 PLACES_PER_CODE = 8  # of 4 bits: 256 bytes a target
-IDF_POWER = 0.25  # more weight to rare neurons helps nowhere and hurts where clusters are not plain
+IDF_POWER = 0.25  # on synthetic NAGs more helps nowhere, and hurts where clusters are not plain
 EXHAUSTIVE = 8_192  # targets that need no lists
 ROWS = 4_096  # documents sketched or searched together
 TRAIN_PER_LIST, TRAIN_MOST = 40, 65_536  # sketches; of 16 KB each
@@ -109,7 +109,7 @@ class FaissIndex:
         if not self.index.is_trained:
             rows = np.random.default_rng(options.seed).permutation(len(self.nags))
             rows = rows[: min(self.lists * TRAIN_PER_LIST, TRAIN_MOST)]
-            with faiss_threads(faiss, 1):  # sums of several threads would differ in the last bit from run to run
+            with faiss_threads(faiss, 1):  # sums of several threads may come out in another order
                 self.index.train(self._vectors(self.nags[np.sort(rows)], options.threads))
         for first in range(0, len(self.nags), ROWS):
             self.index.add(self._vectors(self.nags[first : first + ROWS], options.threads))
