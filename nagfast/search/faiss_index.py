@@ -1,7 +1,7 @@
 """Nearest targets by FAISS: count sketches of the NAGs, an approximate index over them, exact re-ranking of its finds.
 
-A sketch holds the weighted set of a NAG in d numbers. kind "pq" keeps 4 bits for every four of them (IVF, PQ
-fast-scan), kind "simhash" their signs (binary IVF); small target sets are searched through and through. The best
+A sketch holds the weighted set of a NAG in d numbers. kind "pq" keeps 4 bits for every eight of them (IVF,
+PQ fast-scan), kind "simhash" their signs (binary IVF); small target sets are searched through and through. The best
 `candidates` by sketch are re-ranked by neurons in common, counted exactly. Both numbers that trade speed for
 recall, `candidates` and `probes`, are chosen at build time on targets taken as queries.
 
@@ -25,11 +25,13 @@ from nagfast.search.base import BuildOptions, Found
 from nagfast.search.faiss_tuning import tune
 
 Array = npt.NDArray[Any]
-DIMENSIONS = {"pq": 2048, "simhash": 2048}  # fewer blur what is hard to tell apart more than coarse codes do
-IDF_POWER = 0.25  # more weight to rare neurons helps nowhere and hurts where clusters are not plain
+# Neurons that share a place of a short sketch blur more than coarse codes of a long one do.
+DIMENSIONS = {"pq": 4096, "simhash": 2048}
+PLACES_PER_CODE = 8  # of 4 bits: 256 bytes a target
+IDF_POWER = 0.25  # on synthetic NAGs more helps nowhere, and hurts where clusters are not plain
 EXHAUSTIVE = 8_192  # targets that need no lists
 ROWS = 4_096  # documents sketched or searched together
-TRAIN_PER_LIST = 40
+TRAIN_PER_LIST, TRAIN_MOST = 40, 65_536  # sketches; of 16 KB each
 INDEX_FILE, WEIGHTS_FILE = "faiss.index", "faiss.weights.npy"
 
 
@@ -105,8 +107,9 @@ class FaissIndex:
             self.index.train(self._vectors(self.nags, options.threads))
             return
         if not self.index.is_trained:
-            rows = np.random.default_rng(options.seed).permutation(len(self.nags))[: self.lists * TRAIN_PER_LIST]
-            with faiss_threads(faiss, 1):  # sums of several threads would differ in the last bit from run to run
+            rows = np.random.default_rng(options.seed).permutation(len(self.nags))
+            rows = rows[: min(self.lists * TRAIN_PER_LIST, TRAIN_MOST)]
+            with faiss_threads(faiss, 1):  # sums of several threads may come out in another order
                 self.index.train(self._vectors(self.nags[np.sort(rows)], options.threads))
         for first in range(0, len(self.nags), ROWS):
             self.index.add(self._vectors(self.nags[first : first + ROWS], options.threads))
@@ -248,7 +251,7 @@ def _empty_index(faiss: Any, kind: str, documents: int) -> tuple[Any, str]:
         return index, "ivf"
     if documents < EXHAUSTIVE:
         return faiss.IndexFlatIP(dimensions), "flat"
-    description = f"IVF{lists},PQ{dimensions // 4}x4fs"
+    description = f"IVF{lists},PQ{dimensions // PLACES_PER_CODE}x4fs"
     index = faiss.index_factory(dimensions, description, faiss.METRIC_INNER_PRODUCT)
     index.cp.niter = 10
     return index, "ivf"
