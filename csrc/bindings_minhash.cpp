@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <pybind11/stl.h>
-
-#include <limits>
-
 #include "arrays.h"
 #include "bindings.h"
 #include "isa.h"

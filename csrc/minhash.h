@@ -4,8 +4,8 @@
 // for a document without a NAG, the minimum over nothing.
 //
 // A multiplication, an addition and a minimum per element and permutation: O(documents * layers * k * permutations).
-// Multiplications and minima share two of four vector ports on Zen 3, which bounds AVX2 there to one vector of 8 a cycle;
-// the loop reaches 96% of it.
+// Multiplications and minima share two of the four vector ports of Zen 3, which bounds AVX2 there to one vector of 8 a
+// cycle; the loop reaches 96% of it.
 #pragma once
 
 #include <cstdint>
