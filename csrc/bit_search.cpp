@@ -8,6 +8,7 @@
 #include "bit_targets.h"
 #include "nag_check.h"
 #include "parallel.h"
+#include "prefetch.h"
 #include "row_lists.h"
 
 namespace nagfast {
@@ -33,12 +34,16 @@ int lowest_bit(uint64_t word) {
 #endif
 }
 
+// Without the popcount instruction, which the baseline lacks.
 int64_t ones(const BitRow& row) {
-  int64_t count = 0;
+  uint64_t total = 0;
   for (uint64_t word : row.words) {
-    for (; word != 0; word &= word - 1) ++count;
+    word -= word >> 1 & 0x5555555555555555;
+    word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
+    word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0F;
+    total += word * 0x0101010101010101 >> 56;
   }
-  return count;
+  return static_cast<int64_t>(total);
 }
 
 // Leaves of the lanes in `mask` those whose sum is among the k largest, ties included: decided bit by bit from the top.
@@ -113,6 +118,9 @@ class BitSearcher {
         task_.count = lists_.padded(i);
         task_.next = lists_.list(i + 1);
         task_.next_count = i + 1 < size ? lists_.rows(i + 1) : 0;
+        // The next batch's query, or the next block's first: layer by layer it would come from memory piece by piece.
+        const Index* coming = queries_.document(query_of(start + i + kBitBatch < count ? start + i + kBitBatch : i));
+        for (int64_t l = 0; l < queries_.layers; ++l) NAGFAST_PREFETCH(coming + l * queries_.layer_stride);
         offer(lists_.rows(i), heap_of(numbers[i]));
       }
     }

@@ -11,8 +11,8 @@
 namespace nagfast {
 
 // Queries are looked up together, layer by layer, so that a layer's part of the map (24 KB for 6,144 neurons) is in the
-// first-level cache for all of them: query by query, two thirds of the time go into waiting for it.
-constexpr int64_t kBitBatch = 64;
+// first-level cache for all of them; query by query, most of the time goes into waiting for it.
+constexpr int64_t kBitBatch = 128;
 
 class RowLists {
  public:
