@@ -234,7 +234,8 @@ void bind_prototypes(const py::array& nags, const py::array& assignment, const p
 
 void bind_bits(py::module_& module) {
   using namespace pybind11::literals;
-  py::class_<BitTargets>(module, "BitTargets", "Target NAGs as rows of bits, for exact nearest targets.")
+  // Local to the module, so that a test can load a second build of it.
+  py::class_<BitTargets>(module, "BitTargets", py::module_local(), "Target NAGs as rows of bits, for nearest targets.")
       .def(py::init(&make_targets), "nags"_a, "neurons"_a, py::kw_only(), "order"_a = py::none(),
            "starts"_a = py::none(), "threads"_a = 1)
       .def_property_readonly("lanes", &BitTargets::lanes, "Targets.")
