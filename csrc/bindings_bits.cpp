@@ -95,7 +95,7 @@ NearestResults require_results(const py::array& counts, const py::array& ids, in
   require_layout("counts", counts, 2, 2);
   const int64_t k = counts.shape(1);
   if (k < 1 || k > kMostNeighbours) {
-    refuse("counts", "1 to " + std::to_string(kMostNeighbours) + " columns", counts, "they are the neighbours wanted, k");
+    refuse("counts", "1 to " + std::to_string(kMostNeighbours) + " columns", counts, "they are the neighbours, k");
   }
   require_shape("counts", counts, {queries, k});
   require_writeable("counts", counts);
@@ -248,7 +248,7 @@ void bind_bits(py::module_& module) {
   module.def("inverted_lists_search", &bind_inverted_lists, "nags"_a, "neurons"_a, "queries"_a, "counts"_a, "ids"_a,
              "The usual exact search, for benchmarks: merges all targets into each query's nearest.");
   module.def("prototypes", &bind_prototypes, "nags"_a, "assignment"_a, "out"_a, py::kw_only(), "neurons"_a,
-             "threads"_a = 1, "out[c, l] <- the most frequent neurons of cluster c in layer l, ties to the lower index.");
+             "threads"_a = 1, "out[c, l] <- the neurons of layer l most frequent in cluster c, ties to the lower index.");
 }
 
 }  // namespace nagfast

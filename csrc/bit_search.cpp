@@ -203,7 +203,9 @@ void for_batches(const NagView<Index>& queries, const NearestResults& results, i
     std::vector<NearestKey> keys(static_cast<size_t>(std::min(together, last - first) * results.k));
     for (int64_t start = first; start < last; start += together) {
       const int64_t end = std::min(last, start + together);
-      const auto heap = [&](int64_t query) { return NearestHeap{keys.data() + (query - start) * results.k, results.k}; };
+      const auto heap = [&](int64_t query) {
+        return NearestHeap{keys.data() + (query - start) * results.k, results.k};
+      };
       for (int64_t query = start; query < end; ++query) heap(query).read(results, query);
       work(start, end, heap);
       for (int64_t query = start; query < end; ++query) heap(query).write(results, query);
