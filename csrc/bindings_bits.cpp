@@ -10,6 +10,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "bit_targets.h"
+#include "inverted_lists.h"
 #include "isa.h"
 #include "nag_arrays.h"
 #include "prototypes.h"
@@ -29,6 +30,14 @@ const T* require_vector(const char* name, const py::array& array, const char* dt
   require_dtype<T>(name, array, dtype);
   require_layout(name, array, 1, 1);
   return static_cast<const T*>(array.data());
+}
+
+// Returns whether they are uint16.
+bool require_targets(const py::array& nags, int64_t neurons) {
+  if (neurons < 1) refuse_value("neurons", "it", neurons, "give the neurons of a layer, N");
+  const bool narrow = require_nags(nags, neurons);
+  if (nags.shape(1) * nags.shape(2) <= kMaxCount) return narrow;
+  refuse("nags", "at most " + std::to_string(kMaxCount) + " entries a document", nags, "lower K");
 }
 
 std::vector<int64_t> order_of(const std::optional<py::array>& order, int64_t documents) {
@@ -67,10 +76,7 @@ std::vector<int64_t> starts_of(const std::optional<py::array>& starts, int64_t l
 
 std::unique_ptr<BitTargets> make_targets(const py::array& nags, int64_t neurons, const std::optional<py::array>& order,
                                          const std::optional<py::array>& starts, int64_t threads) {
-  if (neurons < 1) refuse_value("neurons", "it", neurons, "give the neurons of a layer, N");
-  const bool narrow = require_nags(nags, neurons);
-  const int64_t most = nags.shape(1) * nags.shape(2);
-  if (most > kMaxCount) refuse("nags", "at most " + std::to_string(kMaxCount) + " entries a document", nags, "lower K");
+  const bool narrow = require_targets(nags, neurons);
   const std::vector<int64_t> rows = order_of(order, nags.shape(0));
   const auto lanes = static_cast<int64_t>(rows.size());
   const std::vector<int64_t> lists = starts_of(starts, lanes);
@@ -89,7 +95,7 @@ NearestResults require_results(const py::array& counts, const py::array& ids, in
   require_layout("counts", counts, 2, 2);
   const int64_t k = counts.shape(1);
   if (k < 1 || k > kMostNeighbours) {
-    refuse("counts", "1 to " + std::to_string(kMostNeighbours) + " columns", counts, "they are the neighbours wanted, k");
+    refuse("counts", "1 to " + std::to_string(kMostNeighbours) + " columns", counts, "they are the neighbours, k");
   }
   require_shape("counts", counts, {queries, k});
   require_writeable("counts", counts);
@@ -110,15 +116,19 @@ NearestResults require_results(const py::array& counts, const py::array& ids, in
   return results;
 }
 
+// Returns whether they are uint16.
+bool require_queries(const py::array& queries, int64_t neurons, int64_t layers, int64_t k) {
+  const bool narrow = require_nags(queries, neurons, "queries");
+  if (queries.shape(1) == layers && queries.shape(2) == k) return narrow;
+  refuse("queries", "[n, " + std::to_string(layers) + ", " + std::to_string(k) + "], as targets", queries,
+         "use NAGs of one kind");
+}
+
 // Calls work(view of the queries, results) once the arguments are checked.
 template <typename Work>
 void run_search(const BitTargets& targets, const py::array& queries, const py::array& counts, const py::array& ids,
                 int64_t first, const Work& work) {
-  const bool narrow = require_nags(queries, targets.neurons(), "queries");
-  if (queries.shape(1) != targets.layers() || queries.shape(2) != targets.k()) {
-    refuse("queries", "[n, " + std::to_string(targets.layers()) + ", " + std::to_string(targets.k()) + "], as targets",
-           queries, "use NAGs of one kind");
-  }
+  const bool narrow = require_queries(queries, targets.neurons(), targets.layers(), targets.k());
   if (first < 0 || first > kMaxId - std::max<int64_t>(targets.highest_id(), 0)) {
     refuse_value("first", "it", first, "ids run from 0 to " + std::to_string(kMaxId));
   }
@@ -161,6 +171,24 @@ void search_lists(const BitTargets& targets, const py::array& queries, const py:
   run_search(targets, queries, counts, ids, first, [&](const auto& view, const NearestResults& results) {
     targets.search_lists(view, lists, width, results, first, workers, set);
   });
+}
+
+void bind_inverted_lists(const py::array& nags, int64_t neurons, const py::array& queries, const py::array& counts,
+                         const py::array& ids) {
+  const bool narrow = require_targets(nags, neurons);
+  if (require_queries(queries, neurons, nags.shape(1), nags.shape(2)) != narrow) {
+    refuse("queries", narrow ? "uint16, as nags" : "uint32, as nags", queries, "convert them with astype");
+  }
+  const NearestResults results = require_results(counts, ids, queries.shape(0), nags.shape(1) * nags.shape(2));
+  const auto run = [&](const auto& targets, const auto& documents) {
+    const py::gil_scoped_release release;
+    inverted_lists_search(targets, neurons, documents, results);
+  };
+  if (narrow) {
+    run(view_nags<uint16_t>(nags), view_nags<uint16_t>(queries));
+  } else {
+    run(view_nags<uint32_t>(nags), view_nags<uint32_t>(queries));
+  }
 }
 
 template <typename Index>
@@ -206,7 +234,8 @@ void bind_prototypes(const py::array& nags, const py::array& assignment, const p
 
 void bind_bits(py::module_& module) {
   using namespace pybind11::literals;
-  py::class_<BitTargets>(module, "BitTargets", "Target NAGs as rows of bits, for exact nearest targets.")
+  // Local to the module, so that a test can load a second build of it.
+  py::class_<BitTargets>(module, "BitTargets", py::module_local(), "Target NAGs as rows of bits, for nearest targets.")
       .def(py::init(&make_targets), "nags"_a, "neurons"_a, py::kw_only(), "order"_a = py::none(),
            "starts"_a = py::none(), "threads"_a = 1)
       .def_property_readonly("lanes", &BitTargets::lanes, "Targets.")
@@ -216,8 +245,10 @@ void bind_bits(py::module_& module) {
            "isa"_a = "auto", "Merges all targets into each query's nearest.")
       .def("search_lists", &search_lists, "queries"_a, "probes"_a, "counts"_a, "ids"_a, py::kw_only(), "first"_a = 0,
            "threads"_a = 1, "isa"_a = "auto", "Merges the targets of the lists probed into each query's nearest.");
+  module.def("inverted_lists_search", &bind_inverted_lists, "nags"_a, "neurons"_a, "queries"_a, "counts"_a, "ids"_a,
+             "The usual exact search, for benchmarks: merges all targets into each query's nearest.");
   module.def("prototypes", &bind_prototypes, "nags"_a, "assignment"_a, "out"_a, py::kw_only(), "neurons"_a,
-             "threads"_a = 1, "out[c, l] <- the most frequent neurons of cluster c in layer l, ties to the lower index.");
+             "threads"_a = 1, "out[c, l] <- the neurons of layer l most frequent in cluster c, ties to the lower index.");
 }
 
 }  // namespace nagfast

@@ -8,6 +8,7 @@
 #include "bit_targets.h"
 #include "nag_check.h"
 #include "parallel.h"
+#include "prefetch.h"
 #include "row_lists.h"
 
 namespace nagfast {
@@ -33,12 +34,16 @@ int lowest_bit(uint64_t word) {
 #endif
 }
 
+// Without the popcount instruction, which the baseline lacks.
 int64_t ones(const BitRow& row) {
-  int64_t count = 0;
+  uint64_t total = 0;
   for (uint64_t word : row.words) {
-    for (; word != 0; word &= word - 1) ++count;
+    word -= word >> 1 & 0x5555555555555555;
+    word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
+    word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0F;
+    total += word * 0x0101010101010101 >> 56;
   }
-  return count;
+  return static_cast<int64_t>(total);
 }
 
 // Leaves of the lanes in `mask` those whose sum is among the k largest, ties included: decided bit by bit from the top.
@@ -81,6 +86,13 @@ int64_t bound_to_enter(NearestKey worst, int64_t lowest) {
   return nearest_key(count, lowest) > worst ? count : count + 1;
 }
 
+// A query and the lanes of a block, [first, last), that are searched for it.
+struct BitItem {
+  int64_t query;
+  int32_t first;
+  int32_t last;
+};
+
 }  // namespace
 
 // The searching of one thread.
@@ -99,23 +111,25 @@ class BitSearcher {
     task_.mask = &mask_;
   }
 
-  // Merges the targets of a range into the results heap_of(query) of the queries query_of(0..count).
-  template <typename QueryOf, typename HeapOf>
-  void search(const BitRange& range, int64_t count, const QueryOf& query_of, const HeapOf& heap_of) {
-    enter(range);
-    int64_t numbers[2 * kBitBatch];
+  // Merges targets of a block into the results heap_of(query) of the queries of item_of(0..count).
+  template <typename ItemOf, typename HeapOf>
+  void search(int64_t block, int64_t count, const ItemOf& item_of, const HeapOf& heap_of) {
+    task_.rows = targets_.rows(block);
+    ids_ = targets_.ids(block);
+    lowest_ = targets_.lowest_id(block) + first_id_;
+    for (int64_t i = 0; i < std::min(kBitBatch, count); ++i) send_for(item_of(i).query);
+    int64_t numbers[kBitBatch];
     for (int64_t start = 0; start < count; start += kBitBatch) {
       const int64_t size = std::min(kBitBatch, count - start);
-      const int64_t following = std::min(kBitBatch, count - start - size);
-      for (int64_t i = 0; i < size + following; ++i) numbers[i] = query_of(start + i);
-      lists_.take(queries_, numbers, size, following);
-      lists_.look_up(targets_.map(range.block), targets_.neurons());
+      for (int64_t i = 0; i < size; ++i) numbers[i] = item_of(start + i).query;
+      lists_.look_up(queries_, numbers, size, targets_.map(block), targets_.neurons());
       for (int64_t i = 0; i < size; ++i) {
         task_.list = lists_.list(i);
         task_.count = lists_.padded(i);
         task_.next = lists_.list(i + 1);
         task_.next_count = i + 1 < size ? lists_.rows(i + 1) : 0;
-        offer(lists_.rows(i), heap_of(numbers[i]));
+        if (start + kBitBatch + i < count) send_for(item_of(start + kBitBatch + i).query);
+        offer(item_of(start + i), lists_.rows(i), heap_of(numbers[i]));
       }
     }
   }
@@ -136,20 +150,19 @@ class BitSearcher {
     }
   }
 
-  void enter(const BitRange& range) {
-    range_ = range;
-    task_.rows = targets_.rows(range.block);
-    task_.first_word = range.first / 64;
-    task_.last_word = (range.last + 63) / 64;
-    ids_ = targets_.ids(range.block);
-    lowest_ = targets_.lowest_id(range.block) + first_id_;
+  // Sends for a query of the next batch. Looked up layer by layer, it would come from memory piece by piece.
+  NAGFAST_ALWAYS_INLINE void send_for(int64_t query) const {
+    const Index* indices = queries_.document(query);
+    for (int64_t l = 0; l < queries_.layers; ++l) NAGFAST_PREFETCH(indices + l * queries_.layer_stride);
   }
 
-  // Merges the targets of the range into the results of the query whose rows the task holds.
-  void offer(int64_t rows, NearestHeap heap) {
+  // Merges the targets of an item's lanes into the results of its query, whose rows the task holds.
+  void offer(const BitItem& item, int64_t rows, NearestHeap heap) {
     task_.bound = bound_to_enter(heap.worst(), lowest_);
+    task_.first_word = item.first / 64;
+    task_.last_word = (item.last + 63) / 64;
     if (task_.bound > rows || !find_lanes_(task_)) return;
-    restrict_to(range_.first, range_.last, mask_);
+    restrict_to(item.first, item.last, mask_);
     if (task_.bound == 0) keep_largest(sums_.data(), task_.planes, heap.k, mask_);
     for (int w = task_.first_word; w < task_.last_word; ++w) {
       for (uint64_t word = mask_.words[w]; word != 0; word &= word - 1) {
@@ -172,11 +185,10 @@ class BitSearcher {
   const NagView<Index>& queries_;
   const int64_t first_id_;
   const Finder find_lanes_;
-  RowLists<Index> lists_;
+  RowLists lists_;
   std::vector<BitRow> sums_;
   BitRow mask_;
   BitTask task_{};
-  BitRange range_{};
   const int64_t* ids_ = nullptr;
   int64_t lowest_ = 0;
 };
@@ -191,7 +203,9 @@ void for_batches(const NagView<Index>& queries, const NearestResults& results, i
     std::vector<NearestKey> keys(static_cast<size_t>(std::min(together, last - first) * results.k));
     for (int64_t start = first; start < last; start += together) {
       const int64_t end = std::min(last, start + together);
-      const auto heap = [&](int64_t query) { return NearestHeap{keys.data() + (query - start) * results.k, results.k}; };
+      const auto heap = [&](int64_t query) {
+        return NearestHeap{keys.data() + (query - start) * results.k, results.k};
+      };
       for (int64_t query = start; query < end; ++query) heap(query).read(results, query);
       work(start, end, heap);
       for (int64_t query = start; query < end; ++query) heap(query).write(results, query);
@@ -236,8 +250,8 @@ void BitTargets::search(const NagView<Index>& queries, const NearestResults& res
   for_batches(queries, results, threads, [&](int64_t start, int64_t end, const auto& heap) {
     BitSearcher<Index> searcher(*this, queries, first, isa);
     for (size_t block = 0; block < blocks_.size(); ++block) {
-      const BitRange range{static_cast<int64_t>(block), 0, blocks_[block].lanes};
-      searcher.search(range, end - start, [&](int64_t i) { return start + i; }, heap);
+      const auto item = [&](int64_t i) { return BitItem{start + i, 0, blocks_[block].lanes}; };
+      searcher.search(static_cast<int64_t>(block), end - start, item, heap);
     }
   });
 }
@@ -249,12 +263,18 @@ void BitTargets::search_lists(const NagView<Index>& queries, const int32_t* prob
   for_batches(queries, results, threads, [&](int64_t start, int64_t end, const auto& heap) {
     BitSearcher<Index> searcher(*this, queries, first, isa);
     const Probed probed = sort_probes(probes, width, start, end, lists());
-    for (size_t list = 0; list + 1 < list_ranges_.size(); ++list) {
-      const int64_t* probing = probed.queries.data() + probed.starts[list];
-      const int64_t count = probed.starts[list + 1] - probed.starts[list];
-      for (int64_t range = list_ranges_[list]; range < list_ranges_[list + 1]; ++range) {
-        searcher.search(ranges_[static_cast<size_t>(range)], count, [&](int64_t i) { return probing[i]; }, heap);
+    std::vector<BitItem> items;
+    for (auto range = ranges_.begin(); range != ranges_.end();) {
+      const int64_t block = range->block;
+      items.clear();
+      for (; range != ranges_.end() && range->block == block; ++range) {
+        const auto list = static_cast<size_t>(range->list);
+        for (int64_t i = probed.starts[list]; i < probed.starts[list + 1]; ++i) {
+          items.push_back({probed.queries[static_cast<size_t>(i)], range->first, range->last});
+        }
       }
+      const auto item = [&](int64_t i) { return items[static_cast<size_t>(i)]; };
+      searcher.search(block, static_cast<int64_t>(items.size()), item, heap);
     }
   });
 }

@@ -22,7 +22,7 @@ constexpr size_t kHugePage = size_t{1} << 21;
 template <typename Index>
 BitTargets::BitTargets(const NagView<Index>& nags, int64_t neurons, const int64_t* order, int64_t count,
                        const int64_t* starts, int64_t lists, int threads)
-    : layers_(nags.layers), k_(nags.k), neurons_(neurons), targets_(count) {
+    : layers_(nags.layers), k_(nags.k), neurons_(neurons), targets_(count), lists_(lists) {
   require_documents("nags", nags, neurons, threads);
   place(order, starts, lists);
   const auto blocks = static_cast<int64_t>(blocks_.size());
@@ -37,7 +37,7 @@ BitTargets::BitTargets(const NagView<Index>& nags, int64_t neurons, const int64_
 
 int64_t BitTargets::bytes() const {
   const size_t tables = blocks_.size() * sizeof(BitBlock) + ranges_.size() * sizeof(BitRange) +
-                        list_ranges_.size() * sizeof(int64_t) + ids_.size() * sizeof(int64_t);
+                        ids_.size() * sizeof(int64_t);
   return static_cast<int64_t>(tables) + row_count_ * kRowBytes;
 }
 
@@ -45,10 +45,8 @@ int64_t BitTargets::bytes() const {
 // within a block, so that few vectors have to be added for it.
 void BitTargets::place(const int64_t* order, const int64_t* starts, int64_t lists) {
   constexpr int64_t kHalf = kBitLanes / 2;
-  list_ranges_.reserve(static_cast<size_t>(lists + 1));
   int64_t lane = 0;  // counted over all blocks
   for (int64_t list = 0; list < lists; ++list) {
-    list_ranges_.push_back(static_cast<int64_t>(ranges_.size()));
     const int64_t size = starts[list + 1] - starts[list];
     const int64_t unit = size <= kHalf ? kHalf : kBitLanes;
     if (lane % unit + size > unit && lists > 1) lane = (lane + unit - 1) / unit * unit;
@@ -58,7 +56,7 @@ void BitTargets::place(const int64_t* order, const int64_t* starts, int64_t list
       blocks_.resize(static_cast<size_t>(block + 1), BitBlock{0, 0, 0, kMaxId});
       ids_.resize(static_cast<size_t>((block + 1) * kBitLanes), -1);
       const auto first = static_cast<int32_t>(lane % kBitLanes);
-      ranges_.push_back({block, first, first + static_cast<int32_t>(taken)});
+      ranges_.push_back({list, block, first, first + static_cast<int32_t>(taken)});
       BitBlock& entry = blocks_.back();
       entry.lanes = ranges_.back().last;
       for (int64_t i = 0; i < taken; ++i) {
@@ -71,7 +69,6 @@ void BitTargets::place(const int64_t* order, const int64_t* starts, int64_t list
       lane += taken;
     }
   }
-  list_ranges_.push_back(static_cast<int64_t>(ranges_.size()));
 }
 
 // rows[block] = the (layer, neuron) pairs that two or more targets of the block hold.

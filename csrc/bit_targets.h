@@ -26,8 +26,9 @@ struct BitBlock {
   int64_t lowest_id;  // of its targets
 };
 
-// Lanes [first, last) of a block, which belong to one list.
+// Lanes [first, last) of a block, which hold targets of one list.
 struct BitRange {
+  int64_t list;
   int64_t block;
   int32_t first;
   int32_t last;
@@ -42,7 +43,7 @@ class BitTargets {
              int64_t lists, int threads);
 
   int64_t lanes() const { return targets_; }
-  int64_t lists() const { return static_cast<int64_t>(list_ranges_.size()) - 1; }
+  int64_t lists() const { return lists_; }
   int64_t bytes() const;
   int64_t layers() const { return layers_; }
   int64_t k() const { return k_; }
@@ -83,10 +84,10 @@ class BitTargets {
   int64_t k_;
   int64_t neurons_;
   int64_t targets_;
+  int64_t lists_;
   int64_t highest_id_ = -1;
   std::vector<BitBlock> blocks_;
-  std::vector<BitRange> ranges_;       // of list 0, then of list 1, ...; blocks rise
-  std::vector<int64_t> list_ranges_;   // [lists + 1]: where each list's ranges start
+  std::vector<BitRange> ranges_;       // lists and blocks rise
   std::vector<int64_t> ids_;           // [blocks, kBitLanes]: row of nags, or -1
   std::unique_ptr<void, Free> memory_;
   BitRow* memory_rows_ = nullptr;      // [row_count_], within memory_

@@ -35,8 +35,8 @@ template <typename Index>
     const Index* row = nags.document(d) + l * nags.layer_stride;
     for (int64_t i = 0; i < nags.k; ++i) {
       if (static_cast<int64_t>(row[i]) < neurons) continue;
-      throw std::invalid_argument(std::string(name) + ": document " + std::to_string(d) + ", layer " + std::to_string(l) +
-                                  " holds index " + std::to_string(row[i]) + ", but a layer has N = " +
+      throw std::invalid_argument(std::string(name) + ": document " + std::to_string(d) + ", layer " +
+                                  std::to_string(l) + " holds index " + std::to_string(row[i]) + ", but a layer has N = " +
                                   std::to_string(neurons) + " neurons; use the NAGs and counts of one model");
     }
   }

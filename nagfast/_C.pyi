@@ -299,6 +299,25 @@ class BitTargets:
             isa: "auto", "scalar", "avx2" or "avx512".
         """
 
+def inverted_lists_search(
+    nags: Indices,
+    neurons: int,
+    queries: Indices,
+    counts: NDArray[np.int32],
+    ids: NDArray[np.int64],
+) -> None:
+    """Do what BitTargets(nags, neurons).search does, by counting up the targets in each neuron's list.
+
+    The usual method, for benchmarks to compare with; builds the lists in every call. One thread.
+
+    Args:
+        nags (uint16 or uint32 [n, L, K]): targets, as in BitTargets.
+        neurons: N.
+        queries (as nags, [q, L, K]): as in BitTargets.search.
+        counts (int32 [q, k]): as in BitTargets.search.
+        ids (int64 [q, k]): as in BitTargets.search.
+    """
+
 def prototypes(nags: Indices, assignment: NDArray[np.int32], out: Indices, *, neurons: int, threads: int = 1) -> None:
     """Write the K neurons of each layer that most documents of a cluster hold, ties to the lower index.
 

@@ -28,6 +28,23 @@ inline simde__m256i cvtepi32_epi16(simde__m512i x) {
   return simde_mm256_loadu_si256(reinterpret_cast<const simde__m256i*>(out));
 }
 
+// Bit 4a + 2b + c of `table` for the bits a, b, c of each place.
+inline simde__m512i ternarylogic(simde__m512i a, simde__m512i b, simde__m512i c, int table) {
+  uint64_t in[3][8];
+  uint64_t out[8] = {};
+  std::memcpy(in[0], &a, sizeof a);
+  std::memcpy(in[1], &b, sizeof b);
+  std::memcpy(in[2], &c, sizeof c);
+  for (int i = 0; i < 8; ++i) {
+    for (int term = 0; term < 8; ++term) {
+      if ((table >> term & 1) == 0) continue;
+      out[i] |= (term & 4 ? in[0][i] : ~in[0][i]) & (term & 2 ? in[1][i] : ~in[1][i]) &
+                (term & 1 ? in[2][i] : ~in[2][i]);
+    }
+  }
+  return simde_mm512_loadu_si512(out);
+}
+
 // Masked-off lanes are not touched in memory.
 template <typename Vector, typename Lane>
 Vector maskz_load(uint32_t mask, const void* from) {
@@ -72,12 +89,14 @@ uint32_t compare_epu16(uint32_t mask, simde__m512i a, simde__m512i b) {
 
 #undef _mm512_cvtepu16_epi32
 #undef _mm512_cvtepi32_epi16
+#undef _mm512_ternarylogic_epi64
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
 #undef _mm256_maskz_loadu_epi16
 #undef _mm256_mask_storeu_epi16
 #define _mm512_cvtepu16_epi32(x) simde_gaps::cvtepu16_epi32(x)
 #define _mm512_cvtepi32_epi16(x) simde_gaps::cvtepi32_epi16(x)
+#define _mm512_ternarylogic_epi64(a, b, c, table) simde_gaps::ternarylogic(a, b, c, table)
 #define _mm512_maskz_loadu_ps(mask, from) simde_gaps::maskz_load<simde__m512, float>(mask, from)
 #define _mm512_mask_storeu_ps(to, mask, x) simde_gaps::mask_store<float>(to, mask, x)
 #define _mm256_maskz_loadu_epi16(mask, from) simde_gaps::maskz_load<simde__m256i, uint16_t>(mask, from)

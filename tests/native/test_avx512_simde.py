@@ -177,3 +177,31 @@ def test_overlap(emulated, k, index):
     wrong[131, 2, k - 1] = 200
     with pytest.raises(ValueError, match="b: document 131, layer 2 holds index 200"):
         emulated.overlap_matrix(a, wrong, np.zeros((3, 150), np.int32), neurons=200, isa="avx512")
+
+
+@pytest.mark.parametrize("index", [np.uint16, np.uint32])
+def test_bit_targets(emulated, index):
+    rng = np.random.default_rng(8)
+    for targets, queries, layers, k, neurons, near in [
+        (1, 2, 1, 1, 3, 1),
+        (600, 40, 3, 7, 60, 9),
+        (1100, 30, 28, 20, 300, 50),
+    ]:
+        ranks = rng.random((targets + queries, layers, neurons)) * (np.arange(neurons) + 3.0)
+        nags = np.argsort(ranks, axis=2)[:, :, :k].astype(index)
+        nags[[0, targets]] = np.iinfo(index).max
+        nags[targets - 1] = nags[-1]
+        order = rng.permutation(targets)
+        starts = np.array([0, targets // 7, targets // 2, targets])
+        bits = emulated.BitTargets(nags[:targets], neurons, order=order, starts=starts)
+        probes = rng.integers(-1, 3, (queries, 2)).astype(np.int32)
+        counts, ids = np.full((queries, near), -1, np.int32), np.full((queries, near), -1, np.int64)
+
+        def every(counts, ids, isa, bits=bits, asked=nags[targets:]):
+            bits.search(asked, counts, ids, isa=isa)
+
+        def some(counts, ids, isa, bits=bits, asked=nags[targets:], probes=probes):
+            bits.search_lists(asked, probes, counts, ids, isa=isa)
+
+        same_bytes(every, counts, ids)
+        same_bytes(some, counts, ids)

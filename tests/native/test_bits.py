@@ -66,6 +66,26 @@ def test_search_equals_the_reference(shape, dtype, isa, threads):
         same(search(index, queries, neighbours, isa=isa, threads=threads), want)
 
 
+@pytest.mark.parametrize("dtype", INDEX_TYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_inverted_lists_find_the_same(shape, dtype):
+    targets, queries, want = case(shape, dtype)
+    results = nothing(len(queries), shape[5])
+    _C.inverted_lists_search(targets, shape[4], queries, *results)
+    same(results, want)
+
+
+def test_wrong_arguments_of_inverted_lists_are_named():
+    queries = draw(3, 2, 4, 20, np.uint16)
+    for targets, message in [
+        (queries.astype(np.uint32), "queries: expected uint32, as nags, got uint16"),
+        (queries[:, :1], r"queries: expected \[n, 1, 4\], as targets"),
+        (queries + np.uint16(20), "nags: document 0, layer 0 holds index"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            _C.inverted_lists_search(targets, 20, queries, *nothing(3, 2))
+
+
 def test_no_targets_and_no_queries(isa):
     targets, queries = draw(5, 2, 3, 9, np.uint16), draw(4, 2, 3, 9, np.uint16)
     same(search(_C.BitTargets(targets[:0], 9), queries, 3, isa=isa), nothing(4, 3))
