@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from nagfast import minhash
+from nagfast import minhash, similarity
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.search import minhash_export
 from nagfast.search.bands import BandTables, band_keys, choose_bands
@@ -22,21 +22,16 @@ from nagfast.search.base import BuildOptions, Found
 
 Array = npt.NDArray[Any]
 MOST_VALUES = 1 << 14  # in a signature, of an index that is loaded
-COMPARED = 2048  # pairs compared together: 23 MB at L = 28, K = 20
+COMPARED = 8192  # pairs compared together: 9 MB at L = 28, K = 20
 
 
-def _compare(a: Array, targets: Array, ids: Array) -> Array:
-    """Neurons in common of a[i] and targets[ids[i]] (int32 [m]); none is without a NAG."""
-    counts: Array = (a[:, :, :, None] == targets[ids][:, :, None, :]).sum(axis=(1, 2, 3), dtype=np.int32)
-    return counts
-
-
-def _shared(queries: Array, targets: Array, rows: Array, ids: Array) -> Array:
+def _shared(queries: Array, targets: Array, rows: Array, ids: Array, num_neurons: int) -> Array:
     """Neurons in common of queries[rows[i]] and targets[ids[i]] (int32 [m])."""
     shared = np.empty(len(rows), np.int32)
     for start in range(0, len(rows), COMPARED):
         part = slice(start, start + COMPARED)
-        shared[part] = _compare(queries[rows[part]], targets, ids[part])
+        near = ids[part, None]
+        shared[part] = similarity.candidates(queries[rows[part]], targets, near, num_neurons=num_neurons)[:, 0]
     return shared
 
 
@@ -115,7 +110,7 @@ class MinHashIndex:
         ids = np.full((len(queries), k), -1, np.int64)
         asked = _with_nag(queries)
         for numbers, near in self._tables.candidates(self._keys(queries, threads)[:, asked]):
-            shared = _shared(queries, self._nags, asked[numbers], near)
+            shared = _shared(queries, self._nags, asked[numbers], near, self._num_neurons)
             order = np.lexsort((near, -shared, numbers))
             order = order[shared[order] >= self._least]
             rank = np.arange(len(order)) - np.searchsorted(numbers[order], numbers[order])
@@ -202,6 +197,6 @@ def near_duplicates(
         lower = ids[numbers]
         once = lower < others
         lower, higher = lower[once], others[once]
-        alike = _shared(nags, nags, lower, higher) >= least
+        alike = _shared(nags, nags, lower, higher, num_neurons) >= least
         pairs.append(np.stack([lower[alike], higher[alike]], axis=1))
     return np.concatenate(pairs)
