@@ -20,11 +20,22 @@ if TYPE_CHECKING:
     from nagfast.extraction import extract
     from nagfast.schema import NagBatch, NagSpec
     from nagfast.scorer import Scorer
+    from nagfast.search.nearest import NearestTargets
     from nagfast.store import NagStore
     from nagfast.targets import TargetProfile
 
 __version__ = "0.1.0"
-__all__ = ["Backbone", "NagBatch", "NagSpec", "NagStore", "NagfastError", "Scorer", "TargetProfile", "extract"]
+__all__ = [
+    "Backbone",
+    "NagBatch",
+    "NagSpec",
+    "NagStore",
+    "NagfastError",
+    "NearestTargets",
+    "Scorer",
+    "TargetProfile",
+    "extract",
+]
 
 _HOME = {
     "Backbone": "backbone",
@@ -32,6 +43,7 @@ _HOME = {
     "NagSpec": "schema",
     "NagStore": "store",
     "NagfastError": "errors",
+    "NearestTargets": "search.nearest",
     "Scorer": "scorer",
     "TargetProfile": "targets",
     "extract": "extraction",

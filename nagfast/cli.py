@@ -46,12 +46,17 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "score": (configs.ScoreConfig, _lazy("commands", "score")),
     "select": (configs.SelectConfig, _lazy("commands", "select")),
     "rank": (configs.RankConfig, _lazy("commands", "rank")),
+    "index build": (configs.IndexBuildConfig, _lazy("commands", "index_build")),
+    "index query": (configs.IndexQueryConfig, _lazy("commands", "index_query")),
     "report": (configs.ReportConfig, _lazy("commands", "report")),
     "explain": (configs.ExplainConfig, _lazy("commands", "explain")),
     "deactivate": (configs.DeactivateConfig, _lazy("commands", "deactivate")),
     "tsne": (configs.TsneConfig, _lazy("commands", "tsne")),
     "doctor": (configs.DoctorConfig, _lazy("commands", "doctor")),
 }
+
+
+GROUPS = {"index": "Nearest targets: build an index, query it"}
 
 
 def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
@@ -101,9 +106,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="only warnings and errors")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    groups: dict[str, Any] = {}
     for name, (config, _) in COMMANDS.items():
         first = (config.__doc__ or "").strip().splitlines()[0]
-        sub = commands.add_parser(name, help=first, description=first)
+        group, _, verb = name.rpartition(" ")
+        if group and group not in groups:
+            head = commands.add_parser(group, help=GROUPS[group], description=GROUPS[group])
+            groups[group] = head.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+        sub = (groups[group] if group else commands).add_parser(verb, help=first, description=first)
         _add_options(sub, config)
     return parser
 
@@ -112,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = vars(build_parser().parse_args(argv))
     command, quiet, debug = (arguments.pop(name) for name in ("command", "quiet", "debug"))
+    command = " ".join(filter(None, [command, arguments.pop("verb", None)]))
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "filelock", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

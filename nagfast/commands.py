@@ -156,6 +156,63 @@ def rank(config: configs.RankConfig) -> int:
     return _say_selection(config, summary)
 
 
+def index_build(config: configs.IndexBuildConfig) -> int:
+    """NAG store of the target -> index."""
+    from nagfast.search.nearest import NearestTargets
+    from nagfast.store import NagStore
+
+    queries = None
+    if config.queries is not None:
+        _, queries = NagStore.open(config.queries).read(neuron_type=config.neuron_type)
+    index = NearestTargets.from_store(
+        NagStore.open(config.store),
+        where=config.where,
+        neuron_type=config.neuron_type,
+        top_k=config.top_k,
+        method=config.method,
+        recall=config.recall,
+        k=config.k,
+        seed=config.seed,
+        threads=config.threads,
+        queries=queries,
+    )
+    index.save(config.out, overwrite=config.overwrite)
+    found = index.record.parameters
+    say(f"{config.out}: {len(index):,} targets, {index.method}, {index.spec.describe()}")
+    if "recall" in found:
+        say(f"recall@{found['recall_at']} {index.recall:.4f}, asked for {config.recall}")
+    return 0
+
+
+def index_query(config: configs.IndexQueryConfig) -> int:
+    """Index + NAG stores -> nearest targets."""
+    from nagfast.search.nearest import NearestTargets
+    from nagfast.search.stream import query_reverse, query_stores
+    from nagfast.store import open_many
+
+    index = NearestTargets.open(config.index)
+    stores, notes = open_many(config.store)
+    for note in notes:
+        log.warning("stores differ in %s", note)
+    if config.reverse:
+        summary = query_reverse(index, stores, config.out, k=config.k, threads=config.threads)
+        say(f"{config.out}: the {config.k} nearest of {summary.documents:,} documents for {summary.rows:,} targets")
+    else:
+        summary = query_stores(
+            index,
+            stores,
+            config.out,
+            k=config.k,
+            aggregate=config.aggregate,
+            bandwidth=config.bandwidth,
+            threads=config.threads,
+        )
+        say(f"{config.out}: the {config.k} nearest of {len(index):,} targets for {summary.rows:,} documents")
+    if summary.empty:
+        say(f"without a NAG: {summary.empty:,} documents, similarity 0")
+    return 0
+
+
 def report(config: configs.ReportConfig) -> int:
     """Store, profile, payload and selection -> report.html."""
     from nagfast.analysis.report import collect, write_report

@@ -15,6 +15,8 @@ from nagfast.schema import IMPACTS, NEURON_TYPES, REDUCTIONS
 
 DTYPES = ("auto", "float32", "bfloat16")
 UNITS = ("tokens", "bytes", "documents")
+INDEX_METHODS = ("auto", "exact", "ivf", "faiss", "minhash")
+AGGREGATES = ("max", "mean", "density")
 
 
 def option(default: Any = dataclasses.MISSING, *, choices: tuple[str, ...] = (), positional: bool = False) -> Any:
@@ -259,6 +261,70 @@ class RankConfig:
         _check_values(self)
         _check_budget(self.fraction, self.budget)
         _require(self.power > 0, f"--power: got {self.power}; use more than 0")
+
+
+@dataclass(frozen=True)
+class IndexBuildConfig:
+    """NAG store of the target -> index of nearest targets."""
+
+    store: str = option(positional=True)
+    """NAG store of the target documents."""
+    out: str = option()
+    """Index to write: a folder of its own."""
+    method: str = option("auto", choices=INDEX_METHODS)
+    """exact; ivf (lists, recall tuned and measured); faiss (smallest in memory); minhash (near-duplicates only);
+    auto is exact for few targets, else ivf."""
+    recall: float = option(0.99)
+    """Share of the k nearest targets that an approximate method is to find."""
+    k: int = option(10)
+    """Neighbours that the recall is measured at."""
+    queries: str | None = option(None)
+    """NAG store of documents like those to come, to tune ivf on (default: the targets themselves)."""
+    where: str | None = option(None)
+    """SQL condition over docid, nag_tokens and the kept columns that picks the target documents."""
+    neuron_type: str | None = option(None, choices=(None, *NEURON_TYPES))  # type: ignore[arg-type]
+    """Which of the store's neuron types (default: fwd_up where it has it)."""
+    top_k: int | None = option(None)
+    """Use only the first K neurons of each layer."""
+    seed: int = option(0)
+    """Seed of samples and starting points."""
+    threads: int | None = option(None)
+    """CPU threads (default: all)."""
+    overwrite: bool = option(False)
+    """Replace the index that is there."""
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _require(0 < self.recall <= 1, f"--recall: got {self.recall}; use more than 0 and at most 1")
+        _require(self.k >= 1, f"--k: got {self.k}; use at least 1")
+
+
+@dataclass(frozen=True)
+class IndexQueryConfig:
+    """Index + NAG stores of the pool -> nearest targets of every document."""
+
+    index: str = option(positional=True)
+    """Folder made by nagfast index build."""
+    store: tuple[str, ...] = option(positional=True)
+    """NAG stores of the pool."""
+    out: str = option()
+    """Parquet file to write: docid, nag_distance, nearest, similarity and the kept columns; nagfast select reads it."""
+    k: int = option(10)
+    """Neighbours of each document."""
+    reverse: bool = option(False)
+    """The other way round: for each target its k nearest documents, exactly."""
+    aggregate: str = option("max", choices=AGGREGATES)
+    """nag_distance is 1 minus: the similarity to the nearest target (max), the mean over the k nearest, or their kernel
+    density."""
+    bandwidth: float = option(0.1)
+    """Bandwidth of the kernel density, in units of similarity."""
+    threads: int | None = option(None)
+    """CPU threads (default: all)."""
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _require(self.k >= 1, f"--k: got {self.k}; use at least 1")
+        _require(self.bandwidth > 0, f"--bandwidth: got {self.bandwidth}; use more than 0")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import itertools
 import os
@@ -15,6 +14,7 @@ from typing import Any, cast
 
 import duckdb
 
+from nagfast import env
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.files import make_folder
 
@@ -42,14 +42,6 @@ def double(value: float) -> str:
 # --- session ----------------------------------------------------------------------------------------------------------
 
 
-def default_memory() -> int:
-    """A quarter of the memory this process may use, in bytes (at least 256 MiB)."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return max(total // 4, 256 << 20)
-
-
 class Session:
     """A DuckDB connection that spills to a folder of its own; use it as a context manager."""
 
@@ -75,7 +67,7 @@ class Session:
         self.folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.spill-{os.getpid()}-", dir=beside.parent))
         self._numbers = itertools.count()
         self.connection = duckdb.connect(":memory:")
-        limit = memory_limit.strip() if memory_limit else f"{default_memory() // 1024} KiB"
+        limit = memory_limit.strip() if memory_limit else f"{env.memory_budget() // 1024} KiB"
         self.run(f"SET memory_limit={literal(limit)}")
         self.run(f"SET temp_directory={literal(str(self.folder / 'duckdb'))}")
         self.run("SET preserve_insertion_order=false")

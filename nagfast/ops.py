@@ -52,7 +52,8 @@ def resolve(backend: str = "auto") -> str:
     return backend
 
 
-def _threads(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
+    """CPU threads to use: those asked for, at least 1, or as many as torch uses."""
     if threads is None:
         return torch.get_num_threads()
     if threads < 1:
@@ -116,7 +117,7 @@ def segment_impact(
     extension = native()
     assert extension is not None
     view = _native_view(x, "x")
-    extension.segment_impact(view, cu_seqlens, out, reduction=reduction, threads=_threads(threads), isa=isa())
+    extension.segment_impact(view, cu_seqlens, out, reduction=reduction, threads=thread_count(threads), isa=isa())
     return out
 
 
@@ -151,7 +152,7 @@ def swiglu_impact(
     extension = native()
     assert extension is not None
     view = _native_view(gate_up.detach(), "gate_up")
-    extension.swiglu_impact(view, cu_seqlens, out, reduction=reduction, threads=_threads(threads), isa=isa())
+    extension.swiglu_impact(view, cu_seqlens, out, reduction=reduction, threads=thread_count(threads), isa=isa())
     return out
 
 
@@ -182,7 +183,7 @@ def norm_rotary(
     extension = native()
     assert extension is not None
     scale = None if weight is None else weight.detach().numpy()
-    extension.norm_rotary(x.detach().numpy(), scale, eps, cos.numpy(), sin.numpy(), threads=_threads(threads))
+    extension.norm_rotary(x.detach().numpy(), scale, eps, cos.numpy(), sin.numpy(), threads=thread_count(threads))
 
 
 def topk(impacts: Array, k: int, *, backend: str = "auto", threads: int | None = None) -> Array:
@@ -208,7 +209,7 @@ def topk(impacts: Array, k: int, *, backend: str = "auto", threads: int | None =
     extension = native()
     assert extension is not None
     try:
-        extension.topk(impacts, k, out, threads=_threads(threads), isa=isa())
+        extension.topk(impacts, k, out, threads=thread_count(threads), isa=isa())
     except ValueError as error:
         raise ArgumentError(str(error)) from None
     return out
@@ -217,10 +218,11 @@ def topk(impacts: Array, k: int, *, backend: str = "auto", threads: int | None =
 # --- profiles and scores ----------------------------------------------------------------------------------------------
 
 
-def _check_nags(nags: Array, num_layers: int) -> None:
+def check_nags(nags: Array, num_layers: int, name: str = "nags") -> None:
+    """Refuse what is not uint16 or uint32 [documents, num_layers, K]."""
     if nags.ndim != 3 or nags.dtype not in (np.uint16, np.uint32) or nags.shape[1] != num_layers:
         raise ArgumentError(
-            f"nags: got {nags.dtype} {list(nags.shape)}; give uint16 or uint32 [documents, {num_layers}, K]"
+            f"{name}: got {nags.dtype} {list(nags.shape)}; give uint16 or uint32 [documents, {num_layers}, K]"
         )
 
 
@@ -236,14 +238,14 @@ def count(nags: Array, num_neurons: int, *, backend: str = "auto", threads: int 
     Raises:
         ArgumentError: an index of N or more, or a neuron twice in one layer of a document.
     """
-    _check_nags(nags, nags.shape[1] if nags.ndim == 3 else 0)
+    check_nags(nags, nags.shape[1] if nags.ndim == 3 else 0)
     if resolve(backend) == "reference":
         return reference.profile_counts(nags, num_neurons)
     counts = np.zeros((nags.shape[1], num_neurons), np.int64)
     extension = native()
     assert extension is not None
     try:
-        documents = extension.count(nags, counts, threads=_threads(threads))
+        documents = extension.count(nags, counts, threads=thread_count(threads))
     except ValueError as error:
         raise ArgumentError(str(error)) from None
     return counts, int(documents)
@@ -263,7 +265,7 @@ def score(nags: Array, table: Array, *, backend: str = "auto", threads: int | No
     """
     if table.ndim != 3 or table.dtype not in (np.uint16, np.uint32):
         raise ArgumentError(f"table: got {table.dtype} {list(table.shape)}; give uint16 or uint32 [L, N, profiles]")
-    _check_nags(nags, table.shape[0])
+    check_nags(nags, table.shape[0])
     if resolve(backend) == "reference":
         columns = [reference.integer_sums(nags, table[:, :, p].astype(np.int64)) for p in range(table.shape[2])]
         return np.stack(columns, axis=1)
@@ -271,7 +273,7 @@ def score(nags: Array, table: Array, *, backend: str = "auto", threads: int | No
     extension = native()
     assert extension is not None
     try:
-        extension.score(nags, table, out, threads=_threads(threads), isa=isa())
+        extension.score(nags, table, out, threads=thread_count(threads), isa=isa())
     except ValueError as error:
         raise ArgumentError(str(error)) from None
     return out

@@ -7,7 +7,6 @@ document without a NAG has distance 1.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nagfast import ops
 from nagfast.errors import ArgumentError
-from nagfast.files import atomic_path
+from nagfast.score_file import ScoreFile
 from nagfast.store import NagStore, StoreBatch
 from nagfast.targets import TargetProfile, rows_in_order, stack_tables
 
@@ -110,12 +108,11 @@ def score_store(
     targets = list(profiles.values())
     names = distance_columns(list(profiles))
     notes = _check(stores, profiles)
-    schema = _schema(stores, profiles, names, notes)
+    fields = [pa.field(name, pa.float64()) for name in names]
     tables, lows, highs = _tables(targets), np.full(len(names), np.nan), np.full(len(names), np.nan)
     documents = empty = 0
     top_k = max(t.spec.top_k for t in targets)
-    # Distances look random: dictionaries and byte statistics do not pay; docids hardly repeat.
-    with atomic_path(Path(out)) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with ScoreFile(out, stores, fields, _record(profiles, notes)) as file:
         for batch in _batches(stores, targets[0].spec.neuron_type, top_k, rows):
             distances = np.empty((len(batch.nags), len(names)))
             for table in tables:
@@ -124,7 +121,7 @@ def score_store(
                 lows, highs = np.fmin(lows, distances.min(axis=0)), np.fmax(highs, distances.max(axis=0))
             documents += len(distances)
             empty += int(batch.nags.empty.sum())
-            writer.write_table(_rows(batch, names, distances, schema))
+            file.write(batch, {name: pa.array(distances[:, i]) for i, name in enumerate(names)})
     return ScoreSummary(documents, empty, tuple(names), tuple(lows.tolist()), tuple(highs.tolist()), tuple(notes))
 
 
@@ -152,37 +149,11 @@ def _check(stores: Sequence[NagStore], profiles: Mapping[str, TargetProfile]) ->
     return list(dict.fromkeys(notes))
 
 
-def _schema(
-    stores: Sequence[NagStore], profiles: Mapping[str, TargetProfile], names: Sequence[str], notes: Sequence[str]
-) -> pa.Schema:
-    fields = [pa.field("docid", pa.string())] + [pa.field(name, pa.float64()) for name in names]
-    kept = [store.table(store.keep, where="false").schema.remove(0) for store in stores]
-    try:
-        kept_schema = pa.unify_schemas(kept, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise ArgumentError(f"the stores' kept columns do not go together ({error}); score them one by one") from error
-    taken = {f.name for f in fields}
-    for item in kept_schema:
-        if item.name in taken:
-            raise ArgumentError(f"kept column {item.name!r} of a store is named like a column of the scores; rename it")
-    record: dict[str, Any] = {
+def _record(profiles: Mapping[str, TargetProfile], notes: Sequence[str]) -> dict[str, Any]:
+    return {
         "profiles": {
             name: {"spec": p.spec.to_dict(), "num_targets": p.num_targets, "power": p.power, "provenance": p.provenance}
             for name, p in profiles.items()
         },
-        "stores": [s.provenance() for s in stores],
         "notes": list(notes),
     }
-    return pa.schema([*fields, *kept_schema], metadata={"nagfast": json.dumps(record, sort_keys=True)})
-
-
-def _rows(batch: StoreBatch, names: Sequence[str], distances: npt.NDArray[np.float64], schema: pa.Schema) -> pa.Table:
-    columns: dict[str, Any] = {"docid": batch.docids}
-    columns |= {name: pa.array(distances[:, i]) for i, name in enumerate(names)}
-    kept = batch.columns
-    for item in schema:
-        if item.name in kept.column_names:
-            columns[item.name] = kept.column(item.name).cast(item.type)
-        elif item.name not in columns:
-            columns[item.name] = pa.nulls(len(distances), item.type)
-    return pa.table(columns, schema=schema)

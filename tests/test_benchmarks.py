@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("benchmarks", reason="the benchmarks come with the source checkout")
 
-from benchmarks import harness, native, separation, shapes
+from benchmarks import harness, nag_data, native, separation, shapes
 from benchmarks.__main__ import main
 from benchmarks.baselines import gathered_similarity, pad_left
-from nagfast import reference
+from nagfast import reference, reference_sets
 
 FIELDS = {
     "benchmark", "variant", "baseline", "params", "date", "rounds", "repeats", "seconds", "samples", "rates", "bytes",
@@ -108,6 +108,38 @@ def test_left_padding():
     ids, mask = pad_left([np.array([5, 6, 7]), np.array([8])], pad_id=0)
     assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def clustered(documents=400, noise=0.3, seed=0):
+    return nag_data.clustered_nags(documents, 3, 20, 640, clusters=5, noise=noise, seed=seed)
+
+
+def test_clustered_nags_are_distinct_and_repeat():
+    nags = clustered()
+    assert nags.dtype == np.uint16
+    assert nags.max() < 640
+    assert (np.diff(np.sort(nags.astype(np.int64), axis=2), axis=2) > 0).all()
+    np.testing.assert_array_equal(nags, clustered())
+    assert (nags != clustered(seed=1)).any()
+
+
+def test_noise_takes_documents_of_a_cluster_apart():
+    """Of the pairs of two seeds a fifth share a cluster: in full without noise, not to be told apart with all noise."""
+    shared = {
+        noise: reference_sets.overlap_counts(clustered(60, noise, 0), clustered(60, noise, 1), 640) / 60
+        for noise in (0.0, 0.3, 1.0)
+    }
+    assert 0.1 < (shared[0.0] == 1).mean() < 0.3
+    near = np.sort(shared[0.3].reshape(-1))[-360:]
+    assert 0.45 < near.mean() < 0.65
+    assert shared[1.0].max() < 0.4
+
+
+def test_clustered_nags_refuse_wrong_shapes():
+    with pytest.raises(ValueError, match="neurons: got 10"):
+        nag_data.clustered_nags(5, 2, 20, 10, clusters=2, noise=0.5, seed=0)
+    with pytest.raises(ValueError, match=r"noise: got 1\.5"):
+        clustered(noise=1.5)
 
 
 def test_synthetic_nags_are_distinct_and_skewed():
