@@ -122,7 +122,8 @@ class BitSearcher {
     for (int64_t start = 0; start < count; start += kBitBatch) {
       const int64_t size = std::min(kBitBatch, count - start);
       for (int64_t i = 0; i < size; ++i) numbers[i] = item_of(start + i).query;
-      lists_.look_up(queries_, numbers, size, targets_.map(block), targets_.neurons());
+      lists_.take(queries_, numbers, size);
+      lists_.look_up(targets_.map(block), targets_.neurons());
       for (int64_t i = 0; i < size; ++i) {
         task_.list = lists_.list(i);
         task_.count = lists_.padded(i);
@@ -150,7 +151,7 @@ class BitSearcher {
     }
   }
 
-  // Sends for a query of the next batch. Looked up layer by layer, it would come from memory piece by piece.
+  // Sends for a query of the next batch.
   NAGFAST_ALWAYS_INLINE void send_for(int64_t query) const {
     const Index* indices = queries_.document(query);
     for (int64_t l = 0; l < queries_.layers; ++l) NAGFAST_PREFETCH(indices + l * queries_.layer_stride);
@@ -185,7 +186,7 @@ class BitSearcher {
   const NagView<Index>& queries_;
   const int64_t first_id_;
   const Finder find_lanes_;
-  RowLists lists_;
+  RowLists<Index> lists_;
   std::vector<BitRow> sums_;
   BitRow mask_;
   BitTask task_{};
