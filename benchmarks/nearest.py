@@ -99,7 +99,7 @@ def _build(method: str, data: Data, o: argparse.Namespace) -> Built:
     stored = float(layers * top_k * data.targets.itemsize)
     begin = time.perf_counter()
     if method == "inverted-lists":
-        return Built(_inverted(data, o.threads), 0.0, stored, {})
+        return Built(_inverted(data), 0.0, stored, {})
     index = _index(method, data, options)
     if method in {"exact", "ivf"}:
         index.search(data.queries[:1], 1, threads=o.threads)  # bit rows are built at the first search
@@ -126,13 +126,13 @@ def _index(method: str, data: Data, options: BuildOptions) -> Any:
     return FaissIndex.build(data.targets, data.neurons, options, kind="simhash" if "simhash" in method else "pq")
 
 
-def _inverted(data: Data, threads: int) -> Search:
+def _inverted(data: Data) -> Search:
     extension = ops.native()
     assert extension is not None
 
     def search(queries: Array, k: int) -> Found:
         counts, ids = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -1, np.int64)
-        extension.inverted_lists_search(data.targets, data.neurons, queries, counts, ids, threads=threads)
+        extension.inverted_lists_search(data.targets, data.neurons, queries, counts, ids)
         return counts, ids
 
     return search
