@@ -1,0 +1,117 @@
+"""Gradient of the next-token loss by the last hidden states, without a tensor of all logits.
+
+    z = cap * tanh(scale * (W h + b) / cap)         scale and cap where the architecture has them, else 1 and none
+    dloss/dh_t = W^T (scale * (1 - (z_t / cap)^2) * (softmax(z_t) - onehot(next token)))
+
+Rows are taken a few hundred or thousand at a time: the logits of a chunk are turned into their gradient in place and
+multiplied with W. The loss itself is never computed. Tokens without a next token are left out of the products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+CHUNK_ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 28}  # logits at a time
+CHUNK_ROWS = (64, 4096)  # fewer starve the matrix product, more gain nothing
+NO_LABEL = -100
+
+
+def next_tokens(tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Labels of packed documents (int64 [T]); NO_LABEL at each document's last token.
+
+    Args:
+        tokens: int64 [T].
+        ends: int64 [n], each document's last token.
+    """
+    labels = tokens.roll(-1)
+    labels[ends] = NO_LABEL
+    return labels
+
+
+def logits_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Softmax minus one-hot of the labels (float32 [rows, V]); float32 logits are overwritten.
+
+    Args:
+        logits: [rows, V].
+        labels: int64 [rows]; a row of NO_LABEL has gradient 0.
+    """
+    if logits.dtype == torch.float32:
+        grad = logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
+        grad.div_(grad.sum(dim=-1, keepdim=True))
+    else:
+        grad = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    labelled = labels != NO_LABEL
+    rows = torch.arange(len(labels), device=labels.device)
+    grad[rows, labels.clamp_min(0)] -= 1
+    grad.mul_(labelled[:, None])
+    return grad
+
+
+@dataclass(frozen=True)
+class Head:
+    """The projection to logits: a matrix, a factor and a soft cap."""
+
+    weight: torch.Tensor
+    """[V, hidden]."""
+    bias: torch.Tensor | None
+    """[V]."""
+    scale: float
+    """Factor on the logits."""
+    cap: float | None
+    """Logits become cap * tanh(logits / cap)."""
+
+    @classmethod
+    def of(cls, model: nn.Module, config: Any) -> Head | None:
+        """The head as the configuration describes it; None where the output embedding is no linear projection.
+
+        That nothing else is done to the logits is for the caller to check.
+        """
+        linear = model.get_output_embeddings()  # type: ignore[operator]
+        if not isinstance(linear, nn.Linear):
+            return None
+        scale = float(getattr(config, "logit_scale", None) or 1.0)
+        scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return cls(linear.weight, linear.bias, scale, None if cap is None else float(cap))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of hidden states ([rows, V], in the arithmetic of the weights)."""
+        out = self._scaled(hidden)
+        return out if self.cap is None else out.div_(self.cap).tanh_().mul_(self.cap)
+
+    def gradient(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Gradient of the summed cross-entropy by the hidden states ([T, hidden]).
+
+        Args:
+            hidden: [T, hidden], the input of the head.
+            labels: int64 [T], NO_LABEL where there is none.
+        """
+        out = torch.zeros_like(hidden)
+        labelled = torch.nonzero(labels != NO_LABEL).flatten()
+        elements = CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS["cpu"])
+        rows = min(max(elements // self.weight.shape[0], CHUNK_ROWS[0]), CHUNK_ROWS[1])
+        for picked in labelled.split(rows):
+            out[picked] = self._chunk(hidden[picked], labels[picked])
+        return out
+
+    def _scaled(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = torch.mm(hidden, self.weight.t())
+        if self.bias is not None:
+            logits += self.bias
+        return logits if self.scale == 1.0 else logits.mul_(self.scale)
+
+    def _chunk(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = self._scaled(hidden)
+        if self.cap is None:
+            grad = logits_gradient(logits, labels)
+        else:
+            bent = logits.float().div_(self.cap).tanh_()
+            grad = logits_gradient(bent * self.cap, labels)
+            grad.addcmul_(grad * bent, bent, value=-1.0)  # times 1 - tanh^2
+        if self.scale != 1.0:
+            grad.mul_(self.scale)
+        return torch.mm(grad.to(self.weight.dtype), self.weight)
