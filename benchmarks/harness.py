@@ -40,6 +40,8 @@ class Check:
     """Whether the variants may be timed."""
     detail: Mapping[str, Any]
     """The figures it rests on; they go into every result."""
+    of_variant: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Variant -> what the check found about it, such as recall or memory; numbers and words."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def _record(
         "GB/s": None if moved is None else quantiles([moved / s / 1e9 for s in mine]),
         "ratio": pair_ratios(seconds[baseline], mine),
         "check": dict(check.detail),
+        "found": dict(check.of_variant.get(name, {})),
         "input_sha256": benchmark.input_hash,
         "peak_rss_bytes": peak_rss_bytes(),
         "notes": list(benchmark.notes),
@@ -213,6 +216,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
             parts.append(f"{record['GB/s']['median']:6.2f} GB/s")
         ratio = record["ratio"]
         parts.append(f"{ratio['median']:5.2f}x [{ratio['p20']:.2f}, {ratio['p80']:.2f}]")
+        parts.extend(f"{k}={v}" for k, v in record["found"].items() if not isinstance(v, dict))
         lines.append("  ".join(parts))
     lines.extend(f"  note: {note}" for note in first["notes"])
     return "\n".join(lines)

@@ -143,3 +143,102 @@ def count(nags: Indices, counts: NDArray[np.int64], *, threads: int = 1) -> int:
     Returns:
         The number of documents counted.
     """
+
+def minhash(
+    nags: Indices,
+    neurons: int,
+    a: NDArray[np.uint32],
+    b: NDArray[np.uint32],
+    out: NDArray[np.uint32],
+    *,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Write MinHash signatures: out[d, k] = min over elements e of document d of (a[k] * fmix32(e) + b[k]) mod 2^32.
+
+    Args:
+        nags (uint16 or uint32 [n, L, K]): last dimension contiguous. A document that holds the sentinel everywhere is
+            the empty set, all of whose values are 2^32 - 1. Other indices >= N are refused.
+        neurons: N; the element of neuron i in layer l is l * N + i, and L * N is at most 2^32.
+        a (uint32 [p]): contiguous, p at least 1.
+        b (uint32 [p]): contiguous.
+        out (uint32 [n, p]): written; partly, where a document is refused.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
+    """
+
+def overlap_pairs(
+    a: Indices,
+    b: Indices,
+    out: NDArray[np.int32] | NDArray[np.int64],
+    *,
+    neurons: int,
+    weights: NDArray[np.uint32] | None = None,
+    threads: int = 1,
+) -> None:
+    """Write the neurons that a[i] and b[i] have in common, or the sum of their weights.
+
+    Documents that are the sentinel throughout have none. a and b may differ in K.
+
+    Args:
+        a (uint16 or uint32 [n, L, Ka]): last dimension contiguous; indices distinct in a layer, all below N.
+        b (the same type [n, L, Kb]): likewise.
+        out (int32 [n], int64 with weights): written; partly, where a document is refused.
+        neurons: N.
+        weights (uint32 [L, N]): contiguous.
+        threads: 1 to 1024.
+    """
+
+def overlap_matrix(
+    a: Indices,
+    b: Indices,
+    out: NDArray[np.int32] | NDArray[np.int64],
+    *,
+    neurons: int,
+    weights: NDArray[np.uint32] | None = None,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Write the same of a[i] and b[j] into out[i, j] ([n, m])."""
+
+def overlap_candidates(
+    a: Indices,
+    b: Indices,
+    candidates: NDArray[np.int64],
+    out: NDArray[np.int32] | NDArray[np.int64],
+    *,
+    neurons: int,
+    weights: NDArray[np.uint32] | None = None,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Write the same of a[i] and b[candidates[i, j]] into out[i, j] ([n, c]).
+
+    Args:
+        a: as in overlap_pairs.
+        b: as in overlap_pairs, any number of documents.
+        candidates (int64 [n, c]): contiguous; rows of b, or -1 for none, which gives -1.
+        out (int32 [n, c], int64 with weights): written.
+        neurons: N.
+        weights (uint32 [L, N]): contiguous.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512"; the vector paths serve uint16 without weights, K from 16 to 96.
+    """
+
+def count_sketch(
+    nags: Indices,
+    weights: NDArray[np.float32],
+    out: NDArray[np.float32],
+    *,
+    seed: int = 0,
+    threads: int = 1,
+) -> None:
+    """Write the signed count sketch of each document, of length 1 (formula: reference_sets.count_sketch).
+
+    Args:
+        nags (uint16 or uint32 [n, L, K]): last dimension contiguous.
+        weights (float32 [L, N]): contiguous.
+        out (float32 [n, d]): written; d is a power of two up to 65,536. Zero for a document without a NAG.
+        seed: 0 to 2^64 - 1.
+        threads: 1 to 1024.
+    """

@@ -25,7 +25,7 @@ from nagfast.errors import ArgumentError, NagfastError, missing
 from nagfast.schema import MAX_UINT16_NEURONS, REDUCTIONS
 
 Array = npt.NDArray[Any]
-BACKENDS = ("auto", "reference", "cpp", "triton")
+BACKENDS = ("auto", "reference", "cpp")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 MAX_PROFILES = 32  # one row of the table stays within a cache line or two
 
@@ -45,31 +45,27 @@ def isa() -> str:
     return os.environ.get("NAGFAST_ISA", "auto")
 
 
-def has_triton() -> bool:
-    """Whether the kernels can be imported (they run on GPUs, and on CPU tensors under TRITON_INTERPRET=1)."""
-    return find_spec("triton") is not None
-
-
-def resolve(backend: str = "auto", device: str = "cpu") -> str:
-    """The backend an op will take: "cpp", "triton" or "reference".
-
-    Args:
-        backend: one of BACKENDS.
-        device: where the tensors are; an op without a kernel for GPUs leaves it at cpu.
-    """
+def resolve(backend: str = "auto") -> str:
+    """The backend an op on the CPU will take: "cpp" or "reference"."""
     if backend not in BACKENDS:
         raise ArgumentError(f"backend: got {backend!r}; use one of {', '.join(BACKENDS)}")
     if backend == "cpp" and native() is None:
         raise NagfastError("backend: cpp asked for, but the extension nagfast._C is not built; pip install . builds it")
-    if backend == "triton" and not has_triton():
-        raise missing("triton", "triton", "backend triton")
-    if backend == "cpp" and device != "cpu":
-        raise ArgumentError(f"backend: cpp takes tensors on the CPU, got {device}; use triton, reference or auto")
-    if backend == "auto" and device != "cpu":
-        return "triton" if has_triton() else "reference"
     if backend == "auto":
         return "cpp" if native() is not None else "reference"
     return backend
+
+
+def resolve_for(device: torch.device, backend: str = "auto") -> str:
+    """The backend an op with a Triton kernel will take: "cpp", "reference" or "triton"."""
+    has_triton = find_spec("triton") is not None
+    if backend == "triton" and not has_triton:
+        raise missing("triton", "triton", "backend triton")
+    if backend == "cpp" and device.type != "cpu":
+        raise ArgumentError(f"backend: cpp takes tensors on the CPU, these are on {device}; use triton or reference")
+    if backend == "triton" or (backend == "auto" and device.type != "cpu" and has_triton):
+        return "triton"
+    return "reference" if device.type != "cpu" else resolve(backend)
 
 
 def thread_count(threads: int | None) -> int:
@@ -211,8 +207,10 @@ def swiglu_backward(
         )
     if activation not in ACTIVATIONS:
         raise ArgumentError(f"activation: got {activation!r}; use one of {', '.join(ACTIVATIONS)}")
-    chosen = resolve(backend, gate_up.device.type)
-    if activation == "gelu" and backend == "auto" and chosen == "cpp":
+    chosen = resolve_for(gate_up.device, backend)
+    if activation == "gelu" and chosen == "cpp":
+        if backend == "cpp":
+            raise ArgumentError("activation: cpp does not know 'gelu' (by the error function); use reference or auto")
         chosen = "reference"
     if chosen == "reference":
         gate, up = gate_up[:, :half], gate_up[:, half:]

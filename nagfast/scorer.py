@@ -1,4 +1,7 @@
-"""Texts -> similarity to a target, with nothing kept: the scorer for other pipelines."""
+"""Texts -> similarity to a target, to its profile and to its nearest documents, with nothing kept.
+
+The scorer for other pipelines.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nagfast.errors import ArgumentError
+from nagfast.search.neighbors import BANDWIDTH
 from nagfast.targets import TargetProfile
 
 if TYPE_CHECKING:
     from nagfast.backbone import Backbone
+    from nagfast.schema import NagBatch
+    from nagfast.search.nearest import NearestTargets
 
 CHUNK_TEXTS = 4096
 CHUNK_CHARACTERS = 1 << 24
@@ -21,16 +27,25 @@ CHUNK_CHARACTERS = 1 << 24
 class Scorer:
     """A backbone and a target profile: texts in, similarities out."""
 
-    def __init__(self, backbone: Backbone, profile: TargetProfile, *, batch_tokens: int | None = None) -> None:
-        """Check that the two belong together.
+    def __init__(
+        self,
+        backbone: Backbone,
+        profile: TargetProfile,
+        *,
+        nearest: NearestTargets | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        """Check that they belong together.
 
         Args:
             backbone: the frozen model; the one the profile's NAGs were made with.
             profile: the target. Its spec says which neurons, impact, reduction, K and max_length.
+            nearest: an index of target documents, for score_with_nearest; its K is at most the profile's. With a
+                backbone on a GPU it is searched there, exactly.
             batch_tokens: tokens per step; default as in extract.
 
         Raises:
-            SpecMismatchError: the profile was made with another backbone or tokenizer.
+            SpecMismatchError: the profile or the index was made with another backbone, tokenizer or setting.
         """
         self.backbone = backbone
         self.profile = profile
@@ -44,6 +59,10 @@ class Scorer:
             max_length=spec.max_length,
         )
         spec.require_same_identity(own, "the profile", "the backbone")
+        if nearest is not None:
+            nearest.require_comparable(spec, "the profile")
+            nearest = nearest.to(backbone.device)
+        self.index = nearest
 
     def score(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
         """Similarity of every text to the target (float64 [n], 0 to 1, higher is nearer), in order.
@@ -54,26 +73,48 @@ class Scorer:
         Raises:
             ArgumentError: a single string instead of several, or a text that is not a string.
         """
-        if isinstance(texts, str):
-            raise ArgumentError("texts: got one string; give a list or an iterator of strings")
-        parts = [self._score(chunk) for chunk in _chunks(texts)]
+        parts = [self.profile.similarity(nags) for nags in self._nags(texts)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def _score(self, texts: list[str]) -> npt.NDArray[np.float64]:
+    def score_with_nearest(
+        self, texts: Iterable[str], *, k: int = 1, aggregate: str = "max", bandwidth: float = BANDWIDTH
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Similarity to the profile, and to the nearest target documents (float64 [n] each), in one pass.
+
+        Args:
+            texts: as for score.
+            k: nearest target documents looked at.
+            aggregate: how their similarities become one: max, mean or density (see Neighbors.aggregate).
+            bandwidth: of the density.
+
+        Raises:
+            ArgumentError: the scorer has no index; and as for score.
+        """
+        if self.index is None:
+            raise ArgumentError("nearest: the scorer has no index; give one: Scorer(backbone, profile, nearest=index)")
+        similarity, near = [np.zeros(0)], [np.zeros(0)]
+        for nags in self._nags(texts):
+            similarity.append(self.profile.similarity(nags))
+            near.append(self.index.search(nags, k).aggregate(aggregate, bandwidth))
+        return np.concatenate(similarity), np.concatenate(near)
+
+    def _nags(self, texts: Iterable[str]) -> Iterator[NagBatch]:
         from nagfast.extraction import extract
 
+        if isinstance(texts, str):
+            raise ArgumentError("texts: got one string; give a list or an iterator of strings")
         spec = self.profile.spec
-        nags = extract(
-            texts,
-            self.backbone,
-            top_k=spec.top_k,
-            max_length=spec.max_length,
-            neurons=spec.neuron_type,
-            impact=spec.impact,
-            reduction=spec.reduction,
-            batch_tokens=self.batch_tokens,
-        )
-        return self.profile.similarity(nags)
+        for chunk in _chunks(texts):
+            yield extract(
+                chunk,
+                self.backbone,
+                top_k=spec.top_k,
+                max_length=spec.max_length,
+                neurons=spec.neuron_type,
+                impact=spec.impact,
+                reduction=spec.reduction,
+                batch_tokens=self.batch_tokens,
+            )
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

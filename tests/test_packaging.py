@@ -22,6 +22,7 @@ def built(tmp_path_factory):
     "name",
     [
         "nagfast/kernels/__init__.py",
+        "nagfast/kernels/bit_search.py",
         "nagfast/adapters/reference.py",
         "nagfast/analysis/report/page.py",
         "nagfast/bundled/model/model.safetensors",

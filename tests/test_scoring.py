@@ -112,6 +112,31 @@ def test_scorer_agrees_with_extract_and_streams(golden):
         Scorer(backbone, TargetProfile.fit(nags(5)))
 
 
+def test_scorer_tells_the_nearest_target_too(golden):
+    from nagfast.extraction import extract
+    from nagfast.search.nearest import NearestTargets
+
+    backbone = golden["backbone"]
+    texts = [*golden["pool"]["doc"].to_pylist()[:20], ""]
+    target = extract(golden["target"]["doc"].to_pylist()[:10], backbone, top_k=8, max_length=48)
+    index = NearestTargets.build(target.with_top_k(6))
+    scorer = Scorer(backbone, TargetProfile.fit(target), nearest=index)
+    similarity, near = scorer.score_with_nearest(iter(texts), k=3, aggregate="mean")
+    assert similarity.tolist() == scorer.score(texts).tolist()
+    nags = extract(texts, backbone, top_k=8, max_length=48)
+    assert near.tolist() == index.search(nags, 3).aggregate("mean").tolist()
+    assert near[-1] == 0
+    assert [part.shape for part in scorer.score_with_nearest([])] == [(0,), (0,)]
+    with pytest.raises(ArgumentError, match="no index"):
+        Scorer(backbone, TargetProfile.fit(target)).score_with_nearest(texts)
+    with pytest.raises(SpecMismatchError, match="the index"):
+        Scorer(backbone, TargetProfile.fit(target), nearest=NearestTargets.build(nags_of_another_model()))
+
+
+def nags_of_another_model():
+    return nags(5)
+
+
 def test_chunks_are_bounded(monkeypatch):
     monkeypatch.setattr("nagfast.scorer.CHUNK_TEXTS", 3)
     monkeypatch.setattr("nagfast.scorer.CHUNK_CHARACTERS", 10)

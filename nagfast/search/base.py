@@ -51,6 +51,10 @@ class Index(Protocol):
             ids: target row numbers (int64 [q, k]); ties go to the lower row. Both -1 where none was found.
         """
 
+    @property
+    def bytes(self) -> int:
+        """Memory taken beside the NAGs, as far as it has been built."""
+
     def save(self, folder: Path) -> list[str]:
         """Write what cannot be had again quickly from the NAGs; return the file names."""
 

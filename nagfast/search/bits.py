@@ -52,11 +52,12 @@ class BitRows:
         self._cuts = _segments(self.starts)
         self._kept: dict[int, Any] = {}
         self._kept_bytes = 0
+        self.streamed = False  # whether the budget was found too small to keep all bit rows
 
     @property
-    def streamed(self) -> bool:
-        """Whether the budget was found too small to keep all bit rows."""
-        return bool(self._kept) and len(self._kept) < len(self._cuts)
+    def bytes(self) -> int:
+        """Bit rows that are kept."""
+        return self._kept_bytes
 
     @property
     def rows(self) -> int:
@@ -113,6 +114,8 @@ class BitRows:
                 if self._kept_bytes + bits.bytes <= self.budget:
                     self._kept[number] = bits
                     self._kept_bytes += bits.bytes
+                else:
+                    self.streamed = True
             yield (first, last), bits
 
     def _reference(self, queries: Array, k: int, probes: Array | None) -> Found:

@@ -6,6 +6,7 @@ belongs to the prototype it shares most neurons with (ties to the lower cluster)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from nagfast.search.bits import BitRows
 
 SAMPLE_PER_LIST = 64
 ITERATIONS = 8
+ROUNDS = 8
 SETTLED = 0.01
 """Share of the sample that still moves when training stops."""
 
@@ -100,17 +102,17 @@ def _divide(
     if len(rows) > SAMPLE_PER_LIST * lists:
         sample = np.sort(rng.choice(rows, SAMPLE_PER_LIST * lists, replace=False))
     prototypes = _train(np.ascontiguousarray(nags[sample]), num_neurons, lists, rng, threads)
-    nearest = _assign(nags, rows, prototypes, num_neurons, threads)
+    nearest, _ = _assign(nags, rows, prototypes, num_neurons, threads)
     by_list = np.argsort(nearest, kind="stable")
     parts = np.split(rows[by_list], np.searchsorted(nearest[by_list], np.arange(1, lists)))
     return [part for part in parts if len(part)]
 
 
 def _train(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, threads: int | None) -> Array:
-    prototypes = nags[np.sort(rng.choice(len(nags), lists, replace=False))]
+    prototypes = _start(nags, num_neurons, lists, rng, threads)
     before = np.full(len(nags), -1, np.int32)
     for _ in range(ITERATIONS):
-        assignment = _assign(nags, np.arange(len(nags)), prototypes, num_neurons, threads)
+        assignment, _ = _assign(nags, np.arange(len(nags)), prototypes, num_neurons, threads)
         if (assignment != before).mean() <= SETTLED:
             break
         before = assignment
@@ -121,12 +123,32 @@ def _train(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, 
     return prototypes
 
 
-def _assign(nags: Array, rows: Array, prototypes: Array, num_neurons: int, threads: int | None) -> Array:
-    """The nearest prototype of some rows (int32 [m])."""
+def _start(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, threads: int | None) -> Array:
+    """Documents to start from, round by round among the half that the earlier ones are furthest from.
+
+    Drawn all at once, starting points leave a third of the clusters without one, whose documents then end up anywhere.
+    """
+    step = math.ceil(lists / ROUNDS)
+    chosen = rng.choice(len(nags), step, replace=False)
+    covered = np.zeros(len(nags), np.int32)
+    while len(chosen) < lists:
+        newest = nags[np.sort(chosen[-step:])]
+        _, counts = _assign(nags, np.arange(len(nags)), newest, num_neurons, threads)
+        covered = np.maximum(covered, counts)
+        covered[chosen] = np.iinfo(np.int32).max
+        wanted = min(step, lists - len(chosen))
+        uncovered = np.argsort(covered, kind="stable")[: max(len(nags) // 2, wanted)]
+        chosen = np.concatenate([chosen, rng.choice(uncovered, wanted, replace=False)])
+    return np.ascontiguousarray(nags[np.sort(chosen)])
+
+
+def _assign(nags: Array, rows: Array, prototypes: Array, num_neurons: int, threads: int | None) -> tuple[Array, Array]:
+    """The nearest prototype of some rows, and the neurons in common with it (int32 [m] each)."""
     bits = BitRows(prototypes, num_neurons)
-    found = np.empty(len(rows), np.int32)
+    found, counts = np.empty(len(rows), np.int32), np.empty(len(rows), np.int32)
     whole = len(rows) == len(nags)  # rows are ascending: all of them need no copy
     for first in range(0, len(rows), bits.rows):
         part = slice(first, first + bits.rows)
-        found[part] = bits.search(nags[part] if whole else nags[rows[part]], 1, threads=threads)[1][:, 0]
-    return found
+        near = bits.search(nags[part] if whole else nags[rows[part]], 1, threads=threads)
+        counts[part], found[part] = near[0][:, 0], near[1][:, 0]
+    return found, counts

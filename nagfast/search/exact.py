@@ -34,6 +34,11 @@ class ExactIndex:
         """Queries that a call should bring."""
         return self.bits.rows
 
+    @property
+    def bytes(self) -> int:
+        """Memory taken beside the NAGs."""
+        return self.bits.bytes
+
     def search(self, queries: Array, k: int, *, threads: int | None = None) -> Found:
         """The k nearest targets (see Index.search)."""
         return self.bits.search(queries, k, threads=threads)

@@ -62,6 +62,12 @@ class IvfIndex:
         """Queries that a call should bring."""
         return self._fine.rows
 
+    @property
+    def bytes(self) -> int:
+        """Memory taken beside the NAGs."""
+        lists = self.clusters
+        return self._fine.bytes + self._coarse.bytes + sum(a.nbytes for a in (lists.order, lists.prototypes))
+
     def search(self, queries: Array, k: int, *, threads: int | None = None) -> Found:
         """The k nearest targets of the nearest lists (see Index.search)."""
         return self.search_probing(queries, k, self.parameters["probes"], threads=threads)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from nagfast import env
 from nagfast.errors import ArgumentError, NagfastError, SpecMismatchError
@@ -192,6 +193,23 @@ class NearestTargets:
             counts, ids = np.pad(counts, pad, constant_values=-1), np.pad(ids, pad, constant_values=-1)
         return Neighbors(counts, ids, self.spec.num_layers * self.spec.top_k)
 
+    def to(self, device: str | torch.device) -> NearestTargets:
+        """The same targets, searched exactly on a CUDA device; on "cpu" itself.
+
+        Raises:
+            ArgumentError: no such device.
+            MissingDependencyError: triton is not installed.
+            NagfastError: the targets do not fit the device.
+        """
+        picked = torch.device(device)
+        if picked.type == "cpu":
+            return self
+        from nagfast.search.gpu import GpuIndex
+
+        index: Any = GpuIndex(self._nags, self.spec.num_neurons, picked)
+        record = replace(self.record, method="gpu", parameters={"device": str(picked)})
+        return NearestTargets(index, record, self._nags, self.docids)
+
     def save(self, folder: Path | str, *, overwrite: bool = False) -> None:
         """Write the index into a folder of its own; index.json comes last.
 
@@ -200,6 +218,8 @@ class NearestTargets:
             NagfastError: it cannot be written.
         """
         folder = Path(folder)
+        if self.method not in METHODS:
+            raise ArgumentError(f"save: the {self.method} index lives on its device; save the one it was made from")
         prepare(folder, overwrite)
         files = write_targets(folder, self._nags, self.docids)
         try:

@@ -42,7 +42,7 @@ class Sample:
 def without_self(found: Found, own: Array, k: int) -> npt.NDArray[np.int32]:
     """Counts of the k nearest of k + 1 found, each query's own row left out (int32 [q, k])."""
     counts, ids = found
-    drop = ids == own[:, None]
+    drop = (ids == own[:, None]) & (ids >= 0)
     drop[:, -1] |= ~drop.any(axis=1)  # the row's own id is not among them: the last is one too many
     kept: npt.NDArray[np.int32] = counts[~drop].reshape(len(counts), -1)[:, :k]
     return kept

@@ -31,8 +31,9 @@ inline simde__m256i cvtepi32_epi16(simde__m512i x) {
 // Masked-off lanes are not touched in memory.
 template <typename Vector, typename Lane>
 Vector maskz_load(uint32_t mask, const void* from) {
-  Lane lanes[16] = {};
-  for (int i = 0; i < 16; ++i) {
+  constexpr int kLanes = sizeof(Vector) / sizeof(Lane);
+  Lane lanes[kLanes] = {};
+  for (int i = 0; i < kLanes; ++i) {
     if (mask >> i & 1) std::memcpy(&lanes[i], static_cast<const char*>(from) + i * sizeof(Lane), sizeof(Lane));
   }
   Vector x;
@@ -49,6 +50,24 @@ void mask_store(void* to, uint32_t mask, Vector x) {
   }
 }
 
+struct Equal {
+  static bool holds(uint16_t x, uint16_t y) { return x == y; }
+};
+struct Greater {
+  static bool holds(uint16_t x, uint16_t y) { return x > y; }
+};
+
+template <typename Relation>
+uint32_t compare_epu16(uint32_t mask, simde__m512i a, simde__m512i b) {
+  uint16_t x[32];
+  uint16_t y[32];
+  std::memcpy(x, &a, sizeof x);
+  std::memcpy(y, &b, sizeof y);
+  uint32_t found = 0;
+  for (int i = 0; i < 32; ++i) found |= static_cast<uint32_t>(Relation::holds(x[i], y[i])) << i;
+  return found & mask;
+}
+
 }  // namespace simde_gaps
 
 #undef _mm512_cvtepu16_epi32
@@ -63,3 +82,9 @@ void mask_store(void* to, uint32_t mask, Vector x) {
 #define _mm512_mask_storeu_ps(to, mask, x) simde_gaps::mask_store<float>(to, mask, x)
 #define _mm256_maskz_loadu_epi16(mask, from) simde_gaps::maskz_load<simde__m256i, uint16_t>(mask, from)
 #define _mm256_mask_storeu_epi16(to, mask, x) simde_gaps::mask_store<uint16_t>(to, mask, x)
+#undef _mm512_maskz_loadu_epi16
+#undef _mm512_mask_cmpeq_epi16_mask
+#undef _mm512_cmpgt_epu16_mask
+#define _mm512_maskz_loadu_epi16(mask, from) simde_gaps::maskz_load<simde__m512i, uint16_t>(mask, from)
+#define _mm512_mask_cmpeq_epi16_mask(mask, a, b) simde_gaps::compare_epu16<simde_gaps::Equal>(mask, a, b)
+#define _mm512_cmpgt_epu16_mask(a, b) simde_gaps::compare_epu16<simde_gaps::Greater>(0xFFFFFFFFu, a, b)

@@ -156,3 +156,40 @@ def test_score(emulated, count, index):
             wrong[131, 2, entry] = 500
             with pytest.raises(ValueError, match="document 131, layer 2 holds index 500"):
                 emulated.score(wrong, table, out, isa="avx512")
+
+
+@pytest.mark.parametrize("index", [np.uint16, np.uint32])
+def test_minhash(emulated, index):
+    rng = np.random.default_rng(9)
+    for layers, k, permutations in [(1, 1, 1), (3, 20, 7), (2, 16, 8), (5, 7, 33)]:
+        nags = rng.integers(0, 500, (40, layers, k)).astype(index)
+        nags[[0, 31]] = np.iinfo(index).max
+        a, b = rng.integers(0, 2**32, (2, permutations), dtype=np.uint32)
+        out = np.full((40, permutations), 0xFFFF, np.uint32)
+        same_bytes(lambda out, isa, nags=nags, a=a, b=b: emulated.minhash(nags, 500, a, b, out, isa=isa), out)
+
+
+@pytest.mark.parametrize("index", [np.uint16, np.uint32])
+@pytest.mark.parametrize("k", [1, 15, 16, 20, 32, 33, 64, 96, 97])
+def test_overlap(emulated, k, index):
+    rng = np.random.default_rng(k)
+    a, b = (rng.permuted(np.tile(np.arange(200), (n, 3, 1)), axis=2)[:, :, :k].astype(index) for n in (3, 150))
+    a[1] = b[77] = np.iinfo(index).max
+    candidates = rng.integers(-1, 150, (3, 90))
+    for view in (b, np.concatenate([b, b], axis=2)[:, :, :k]):
+        for weights, kind in ((None, np.int32), (rng.integers(0, 2**32, (3, 200), dtype=np.uint32), np.int64)):
+            options = {"neurons": 200, "weights": weights}
+            for other in (a, a[:, :, : k // 2 + 1]):
+
+                def matrix(out, isa, other=other, view=view, options=options):
+                    emulated.overlap_matrix(other, view, out, isa=isa, **options)
+
+                def among(out, isa, other=other, view=view, options=options):
+                    emulated.overlap_candidates(other, view, candidates, out, isa=isa, **options)
+
+                same_bytes(matrix, np.full((3, 150), -7, kind))
+                same_bytes(among, np.full((3, 90), -7, kind))
+    wrong = b.copy()
+    wrong[131, 2, k - 1] = 200
+    with pytest.raises(ValueError, match="b: document 131, layer 2 holds index 200"):
+        emulated.overlap_matrix(a, wrong, np.zeros((3, 150), np.int32), neurons=200, isa="avx512")
