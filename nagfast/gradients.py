@@ -21,7 +21,7 @@ import torch
 from nagfast import env, ops
 from nagfast.backbone import Backbone
 from nagfast.errors import ArgumentError, NagfastError
-from nagfast.head import Head, logits_gradient, next_tokens
+from nagfast.head import Head, logits_gradient
 from nagfast.mlp_backward import Site, Sweep, find_site, measured
 from nagfast.packing import PackedBatch
 
@@ -83,10 +83,12 @@ def act_grad_impacts(backbone: Backbone, batch: PackedBatch, reduction: str = "m
 
 
 def saved_bytes_per_token(backbone: Backbone) -> int:
-    """What the backward pass keeps of one token, over all layers, estimated from the configuration (never too low).
+    """What the backward pass keeps of one token, over all layers, estimated from the configuration.
 
     The gate and up products (2N); queries, keys, values and the attention's output, before and after rotary embedding;
-    two norms' inputs and the residual sums between, the norms' in float32 whatever the dtype of the weights.
+    two norms' inputs and the residual sums between, the norms' in float32 whatever the dtype of the weights. Attention
+    that keeps its scores (sliding windows, soft caps) and further norms are not in it: the half that batch_tokens_for
+    leaves free is for them too.
     """
     config, item = backbone.config, backbone.dtype.itemsize
     heads = int(config.num_attention_heads)
@@ -140,18 +142,19 @@ def _sweep(
     keep: Callable[[int, torch.Tensor], None],
 ) -> None:
     tokens = torch.from_numpy(np.ascontiguousarray(ids)).to(backbone.device)
-    labels = next_tokens(tokens.flatten(), torch.from_numpy(batch.cu_seqlens[1:] - 1).to(backbone.device))
+    with_next = np.delete(np.arange(ids.size), batch.cu_seqlens[1:] - 1)  # all but the last token of each document
+    rows = torch.from_numpy(with_next).to(backbone.device)
+    labels = tokens.flatten()[rows + 1]
     anchor = torch.zeros((), device=backbone.device, requires_grad=True)
     sweep = Sweep(batch.cu_seqlens, reduction, keep, anchor, plan.scratch)
     inputs = _inputs(backbone, tokens, batch)
     with measured(plan.sites, sweep), torch.enable_grad():
         if plan.head is None:
-            logits = backbone.model(**inputs).logits.flatten(0, 1)
-            gradient = logits_gradient(logits.detach().clone(), labels).to(logits.dtype)
-            logits.backward(gradient)
+            logits = backbone.model(**inputs).logits.flatten(0, 1)[rows]
+            logits.backward(logits_gradient(logits.detach().clone(), labels).to(logits.dtype))
         else:
             hidden = backbone.model.base_model(**inputs).last_hidden_state  # type: ignore[operator]
-            gradient = plan.head.gradient(hidden.detach().flatten(0, 1), labels)
+            gradient = plan.head.gradient(hidden.detach().flatten(0, 1), rows, labels)
             hidden.backward(gradient.view_as(hidden))
     plan.scratch = sweep.scratch
 

@@ -17,19 +17,6 @@ from torch import nn
 
 CHUNK_ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 28}  # logits at a time
 CHUNK_ROWS = (64, 4096)  # fewer starve the matrix product, more gain nothing
-NO_LABEL = -100
-
-
-def next_tokens(tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Labels of packed documents (int64 [T]); NO_LABEL at each document's last token.
-
-    Args:
-        tokens: int64 [T].
-        ends: int64 [n], each document's last token.
-    """
-    labels = tokens.roll(-1)
-    labels[ends] = NO_LABEL
-    return labels
 
 
 def logits_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -37,17 +24,14 @@ def logits_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: [rows, V].
-        labels: int64 [rows]; a row of NO_LABEL has gradient 0.
+        labels: int64 [rows].
     """
     if logits.dtype == torch.float32:
         grad = logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
         grad.div_(grad.sum(dim=-1, keepdim=True))
     else:
         grad = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    labelled = labels != NO_LABEL
-    rows = torch.arange(len(labels), device=labels.device)
-    grad[rows, labels.clamp_min(0)] -= 1
-    grad.mul_(labelled[:, None])
+    grad[torch.arange(len(labels), device=labels.device), labels] -= 1
     return grad
 
 
@@ -83,19 +67,19 @@ class Head:
         out = self._scaled(hidden)
         return out if self.cap is None else out.div_(self.cap).tanh_().mul_(self.cap)
 
-    def gradient(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def gradient(self, hidden: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Gradient of the summed cross-entropy by the hidden states ([T, hidden]).
 
         Args:
             hidden: [T, hidden], the input of the head.
-            labels: int64 [T], NO_LABEL where there is none.
+            rows: int64 [m], the tokens that have a next token.
+            labels: int64 [m], their next tokens.
         """
         out = torch.zeros_like(hidden)
-        labelled = torch.nonzero(labels != NO_LABEL).flatten()
         elements = CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS["cpu"])
-        rows = min(max(elements // self.weight.shape[0], CHUNK_ROWS[0]), CHUNK_ROWS[1])
-        for picked in labelled.split(rows):
-            out[picked] = self._chunk(hidden[picked], labels[picked])
+        size = min(max(elements // self.weight.shape[0], CHUNK_ROWS[0]), CHUNK_ROWS[1])
+        for picked, wanted in zip(rows.split(size), labels.split(size), strict=True):
+            out[picked] = self._chunk(hidden[picked], wanted)
         return out
 
     def _scaled(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from nagfast import ops, taps
@@ -114,10 +113,10 @@ def _activate(gate_up: torch.Tensor, mlp: GatedMlp, out: torch.Tensor) -> torch.
     """act(gate) * up in `out`."""
     gate, up = gate_up.chunk(2, dim=1)
     if mlp.activation == "silu":
-        F.silu(out.copy_(gate), inplace=True)
-        return out.mul_(up)
-    approximate = "tanh" if mlp.activation == "gelu_tanh" else "none"
-    return torch.mul(F.gelu(gate, approximate=approximate), up, out=out)
+        torch.ops.aten.silu.out(gate, out=out)
+    else:
+        torch.ops.aten.gelu.out(gate, approximate="tanh" if mlp.activation == "gelu_tanh" else "none", out=out)
+    return out.mul_(up)
 
 
 class _Gated(torch.autograd.Function):
