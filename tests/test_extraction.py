@@ -20,7 +20,9 @@ from nagfast.config import ExtractConfig
 from nagfast.errors import ArgumentError, SpecMismatchError
 from nagfast.extraction import default_batch_tokens, extract, run_extract, token_nags
 from nagfast.packing import encode
+from nagfast.scorer import Scorer
 from nagfast.store import NagStore
+from nagfast.targets import TargetProfile
 
 MODEL = GOLDEN / "qwen3" / "model"
 WORDS = [
@@ -280,6 +282,18 @@ def test_act_grad_goes_through_the_same_store(pool, tmp_path, backbone):
     assert store.spec.impact == "act_grad"
     _, nags = store.read()
     assert nags.empty.tolist() == (nags.tokens < 2).tolist()
+
+
+def test_act_grad_scores_like_any_impact_and_does_not_mix(backbone):
+    texts = some_texts(40)
+    settings = {"top_k": 8, "max_length": 32}
+    nags = extract(texts, backbone, impact="act_grad", **settings)
+    profile = TargetProfile.fit(nags)
+    scores = Scorer(backbone, profile).score(texts)
+    np.testing.assert_array_equal(scores, profile.similarity(nags))
+    assert (scores[nags.empty] == 0).all()
+    with pytest.raises(SpecMismatchError, match="impact"):
+        profile.similarity(extract(texts, backbone, **settings))
 
 
 def test_several_neuron_types_in_one_store(pool, tmp_path, backbone):
