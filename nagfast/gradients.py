@@ -21,7 +21,7 @@ import torch
 from nagfast import env, ops
 from nagfast.backbone import Backbone
 from nagfast.errors import ArgumentError, NagfastError
-from nagfast.head import Head, logits_gradient
+from nagfast.head import Head
 from nagfast.mlp_backward import Site, Sweep, find_site, measured
 from nagfast.packing import PackedBatch
 
@@ -151,7 +151,7 @@ def _sweep(
     with measured(plan.sites, sweep), torch.enable_grad():
         if plan.head is None:
             logits = backbone.model(**inputs).logits.flatten(0, 1)[rows]
-            logits.backward(logits_gradient(logits.detach().clone(), labels).to(logits.dtype))
+            logits.backward(ops.softmax_gradient(logits.detach().clone(), labels))
         else:
             hidden = backbone.model.base_model(**inputs).last_hidden_state  # type: ignore[operator]
             gradient = plan.head.gradient(hidden.detach().flatten(0, 1), rows, labels)

@@ -15,24 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from nagfast import ops
+
 CHUNK_ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 28}  # logits at a time
 CHUNK_ROWS = (64, 4096)  # fewer starve the matrix product, more gain nothing
-
-
-def logits_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Softmax minus one-hot of the labels (float32 [rows, V]); float32 logits are overwritten.
-
-    Args:
-        logits: [rows, V].
-        labels: int64 [rows].
-    """
-    if logits.dtype == torch.float32:
-        grad = logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
-        grad.div_(grad.sum(dim=-1, keepdim=True))
-    else:
-        grad = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    grad[torch.arange(len(labels), device=labels.device), labels] -= 1
-    return grad
 
 
 @dataclass(frozen=True)
@@ -91,10 +77,10 @@ class Head:
     def _chunk(self, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits = self._scaled(hidden)
         if self.cap is None:
-            grad = logits_gradient(logits, labels)
+            grad = ops.softmax_gradient(logits, labels)
         else:
             bent = logits.float().div_(self.cap).tanh_()
-            grad = logits_gradient(bent * self.cap, labels)
+            grad = ops.softmax_gradient(bent * self.cap, labels)
             grad.addcmul_(grad * bent, bent, value=-1.0)  # times 1 - tanh^2
         if self.scale != 1.0:
             grad.mul_(self.scale)

@@ -69,6 +69,11 @@ def swiglu_backward(
     return d_gate, d_up, a.detach() * d_act
 
 
+def softmax_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Gradient of the summed cross-entropy by the logits (float [rows, V]): softmax minus one-hot of the labels."""
+    return torch.softmax(logits, dim=-1) - nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+
+
 def norm_rotary(
     x: torch.Tensor, weight: torch.Tensor | None, eps: float, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:

@@ -70,6 +70,20 @@ def test_swiglu_backward(backend, activation, dtype):
     torch.testing.assert_close(impact.double(), torch.stack(parts), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_softmax_gradient(backend, dtype):
+    logits, labels = (torch.randn(17, 301) * 9).to(dtype), torch.randint(0, 301, (17,))
+    logits[3] += 1000
+    leaf = logits.double().requires_grad_()
+    torch.nn.functional.cross_entropy(leaf, labels, reduction="sum").backward()
+    found = ops.softmax_gradient(logits, labels, backend=backend)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), leaf.grad, rtol=0, atol=1e-6 if dtype == torch.float32 else 2e-3)
+    with pytest.raises(ArgumentError, match="backend: got 'cpp'; softmax_gradient has"):
+        ops.softmax_gradient(logits, labels, backend="cpp")
+
+
 def test_swiglu_backward_names_what_does_not_fit(monkeypatch):
     gate_up, d_act, cu = torch.ones(4, 6), torch.ones(4, 3), np.array([0, 4])
     with pytest.raises(ArgumentError, match=r"d_act: got torch.float32 \[4, 2\]"):

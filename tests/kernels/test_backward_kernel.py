@@ -1,4 +1,4 @@
-"""The backward kernel of gated MLPs against autograd, and the same to the bit for any packing."""
+"""The kernels of the backward pass against autograd, and the same to the bit for any packing."""
 
 import numpy as np
 import pytest
@@ -74,3 +74,28 @@ def test_slope_at_the_limits(activation, device):
     gate_up = torch.cat([gate, ones], dim=1)
     kernel.swiglu_backward(gate_up, ones, ends([1]), activation=activation)
     torch.testing.assert_close(gate_up[0, :7].cpu(), torch.tensor([0.5, 1, 0, 1, 0, 1, 0]), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [1, 300, 4096, 9001])
+def test_softmax_gradient(vocabulary, dtype, device):
+    wide = (draw(3, vocabulary + 5, dtype, device) * 3).to(dtype)
+    wide[1] += 1000
+    wide[2, vocabulary // 2] = float("-inf")  # models pad their vocabulary so
+    beside, logits = wide[:, vocabulary:].clone(), wide[:, :vocabulary]
+    labels = torch.tensor([0, vocabulary - 1, vocabulary // 3], device=device)
+    wanted = reference.softmax_gradient(logits.cpu().double(), labels.cpu())
+    if vocabulary == 1:
+        logits[2] = wanted[2] = 0  # a row of nothing but -inf has no softmax
+    found = ops.softmax_gradient(logits, labels, backend="triton")
+    assert found.data_ptr() == logits.data_ptr()
+    torch.testing.assert_close(found.cpu().double(), wanted, rtol=0, atol=1e-6 if dtype == torch.float32 else 2.0**-7)
+    assert torch.equal(wide[:, vocabulary:], beside)
+
+
+def test_softmax_gradient_of_no_rows(device):
+    empty = torch.zeros((0, 7), device=device)
+    assert ops.softmax_gradient(empty, torch.zeros(0, dtype=torch.int64, device=device), backend="triton").shape == (
+        0,
+        7,
+    )

@@ -1,8 +1,9 @@
-"""The backward kernel compiles ahead of time for sm_90, without spills, to loads and stores of 16 bytes."""
+"""The kernels of the backward pass compile ahead of time for sm_90, without spills, to loads and stores of 16 bytes."""
 
 import pytest
 from compiling import compile_kernel
 
+from nagfast.kernels import softmax_gradient
 from nagfast.kernels import swiglu_backward as kernel
 
 ACTIVATIONS = ["silu", "gelu", "gelu_tanh"]
@@ -44,3 +45,20 @@ def test_finishing_does_not_spill():
     )
     assert (compiled.spills, compiled.stack) == (0, 0)
     assert compiled.registers <= 64
+
+
+@pytest.mark.parametrize(("pointer", "vectors"), [("*bf16", 2), ("*fp32", 4)])
+def test_softmax_gradient_does_not_spill(pointer, vectors):
+    signature = {"logits": pointer, "labels": "*i64", "row_stride": "i32", "vocabulary": "i32"}
+    compiled = compile_kernel(
+        softmax_gradient.softmax_gradient_kernel,
+        signature,
+        {"block": softmax_gradient.BLOCK},
+        aligned=("row_stride", "vocabulary"),
+        options=softmax_gradient.OPTIONS,
+    )
+    assert (compiled.spills, compiled.stack) == (0, 0)
+    assert compiled.registers <= 96  # two programs of 256 threads and more on a multiprocessor
+    # Two passes read 16 values a thread; one writes them.
+    assert compiled.instructions("LDG.E.128") == 2 * vectors
+    assert compiled.instructions("STG.E.128") == vectors
