@@ -42,6 +42,8 @@ class _Plan:
     """None: the model's own logits, whole."""
     scratch: torch.Tensor | None = None
     """Kept between batches: fresh memory costs page faults."""
+    free_memory: int | None = None
+    """Bytes, see _free_memory."""
 
 
 _PLANS: WeakKeyDictionary[Backbone, _Plan] = WeakKeyDictionary()
@@ -102,19 +104,25 @@ def saved_bytes_per_token(backbone: Backbone) -> int:
 
 
 def batch_tokens_for(backbone: Backbone, most: int) -> int:
-    """Tokens per step that fit the memory that is free now, a multiple of 256, at least 256 and at most `most`.
+    """Tokens per step that fit the memory: a power of two, at least 256 and at most `most`.
 
-    Half of it is left to the logits of a chunk, the products in flight and the allocator. On the CPU the memory is a
-    quarter of what the process may use.
+    Half of what is free is left to the logits of a chunk, the products in flight and the allocator. Free memory on a
+    GPU is read once per backbone and powers of two are far apart, so that a run that is taken up again packs as before.
+    On the CPU the budget is a quarter of what the process may use.
     """
-    if backbone.device.type == "cuda":
+    budget = env.memory_budget() if backbone.device.type == "cpu" else _free_memory(backbone) // 2
+    tokens = max(256, budget // saved_bytes_per_token(backbone))
+    return int(min(most, 1 << (tokens.bit_length() - 1)))
+
+
+def _free_memory(backbone: Backbone) -> int:
+    """Bytes of the GPU that were free, or held by torch without being used, when first asked."""
+    plan = _plan(backbone)
+    if plan.free_memory is None:
         free, _ = torch.cuda.mem_get_info(backbone.device)
-        free += torch.cuda.memory_reserved(backbone.device) - torch.cuda.memory_allocated(backbone.device)
-        budget = free // 2
-    else:
-        budget = env.memory_budget()
-    tokens = budget // saved_bytes_per_token(backbone)
-    return int(min(most, max(256, tokens // 256 * 256)))
+        unused = torch.cuda.memory_reserved(backbone.device) - torch.cuda.memory_allocated(backbone.device)
+        plan.free_memory = free + unused
+    return plan.free_memory
 
 
 def _run(backbone: Backbone, batch: PackedBatch, reduction: str, keep: Keep) -> None:

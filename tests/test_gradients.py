@@ -237,9 +237,22 @@ def test_a_layer_without_a_down_projection_is_refused():
 def test_tokens_per_step_follow_the_memory(monkeypatch):
     backbone = tiny_backbone("qwen3")
     each = gradients.saved_bytes_per_token(backbone)
-    for budget, expected in [(0, 256), (1000 * each, 768), (10**15, 2048)]:
+    for budget, expected in [(0, 256), (1000 * each, 512), (1024 * each, 1024), (10**15, 2048)]:
         monkeypatch.setattr(gradients.env, "memory_budget", lambda budget=budget: budget)
         assert gradients.batch_tokens_for(backbone, 2048) == expected
+
+
+def test_free_memory_of_a_gpu_is_asked_for_once(monkeypatch):
+    backbone = tiny_backbone("qwen3")
+    asked = []
+    each = gradients.saved_bytes_per_token(backbone)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda d: asked.append(d) or (4000 * each, 10**12))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda d: 600 * each)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda d: 400 * each)
+    plan = gradients._plan(backbone)
+    backbone.device = torch.device("cuda:1")
+    assert [gradients.batch_tokens_for(backbone, most) for most in (16384, 1024)] == [2048, 1024]
+    assert plan.free_memory == 4200 * each and len(asked) == 1
 
 
 @pytest.mark.parametrize("columns", [5, 300])
