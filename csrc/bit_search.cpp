@@ -103,11 +103,13 @@ class BitSearcher {
   template <typename QueryOf, typename HeapOf>
   void search(const BitRange& range, int64_t count, const QueryOf& query_of, const HeapOf& heap_of) {
     enter(range);
-    int64_t numbers[kBitBatch];
+    int64_t numbers[2 * kBitBatch];
     for (int64_t start = 0; start < count; start += kBitBatch) {
       const int64_t size = std::min(kBitBatch, count - start);
-      for (int64_t i = 0; i < size; ++i) numbers[i] = query_of(start + i);
-      lists_.look_up(queries_, numbers, size, targets_.map(range.block), targets_.neurons());
+      const int64_t following = std::min(kBitBatch, count - start - size);
+      for (int64_t i = 0; i < size + following; ++i) numbers[i] = query_of(start + i);
+      lists_.take(queries_, numbers, size, following);
+      lists_.look_up(targets_.map(range.block), targets_.neurons());
       for (int64_t i = 0; i < size; ++i) {
         task_.list = lists_.list(i);
         task_.count = lists_.padded(i);
@@ -170,7 +172,7 @@ class BitSearcher {
   const NagView<Index>& queries_;
   const int64_t first_id_;
   const Finder find_lanes_;
-  RowLists lists_;
+  RowLists<Index> lists_;
   std::vector<BitRow> sums_;
   BitRow mask_;
   BitTask task_{};

@@ -34,39 +34,61 @@ void append_four(const uint32_t* map, const uint32_t* indices, uint32_t* list, i
 
 }  // namespace
 
-RowLists::RowLists(int64_t layers, int64_t k)
-    : stride_(layers * k + kBitGroup), lists_(static_cast<size_t>(kBitBatch * stride_)) {}
+template <typename Index>
+RowLists<Index>::RowLists(int64_t layers, int64_t k)
+    : layers_(layers),
+      k_(k),
+      stride_(layers * k + kBitGroup),
+      taken_(static_cast<size_t>(kBitBatch * layers * k)),
+      lists_(static_cast<size_t>(kBitBatch * stride_)) {}
 
 template <typename Index>
-void RowLists::look_up(const NagView<Index>& queries, const int64_t* numbers, int64_t size, const uint32_t* map,
-                       int64_t neurons) {
-  std::fill(counts_, counts_ + size, int64_t{0});
+void RowLists<Index>::take(const NagView<Index>& queries, const int64_t* numbers, int64_t size, int64_t following) {
+  size_ = size;
+  const int64_t bytes = ((layers_ - 1) * queries.layer_stride + k_) * static_cast<int64_t>(sizeof(Index));
+  for (int64_t i = 0; i < size; ++i) {
+    if (i < following) {
+      const char* next = reinterpret_cast<const char*>(queries.document(numbers[size + i]));
+      for (int64_t byte = 0; byte < bytes; byte += kLine) NAGFAST_PREFETCH(next + byte);
+    }
+    empty_[i] = queries.starts_with_sentinel(numbers[i]);
+    const Index* from = queries.document(numbers[i]);
+    Index* to = taken_.data() + i * k_;
+    for (int64_t l = 0; l < layers_; ++l, from += queries.layer_stride, to += size * k_) {
+      std::memcpy(to, from, static_cast<size_t>(k_) * sizeof(Index));
+    }
+  }
+}
+
+template <typename Index>
+void RowLists<Index>::look_up(const uint32_t* map, int64_t neurons) {
+  std::fill(counts_, counts_ + size_, int64_t{0});
   const int64_t map_bytes = neurons * static_cast<int64_t>(sizeof *map);
-  const int64_t share = (map_bytes / kLine + size - 1) / size * kLine;  // of the next layer's map, sent for by each
-  for (int64_t l = 0; l < queries.layers; ++l, map += neurons) {
-    const int64_t more = l + 1 < queries.layers ? map_bytes : 0;
-    for (int64_t i = 0; i < size; ++i) {
-      if (queries.starts_with_sentinel(numbers[i])) continue;
+  const int64_t share = (map_bytes / kLine + size_ - 1) / size_ * kLine;  // of the next layer's map, sent for by each
+  const Index* indices = taken_.data();
+  for (int64_t l = 0; l < layers_; ++l, map += neurons) {
+    const int64_t more = l + 1 < layers_ ? map_bytes : 0;
+    for (int64_t i = 0; i < size_; ++i, indices += k_) {
+      if (empty_[i]) continue;
       const char* following = reinterpret_cast<const char*>(map + neurons);
       for (int64_t byte = i * share; byte < std::min((i + 1) * share, more); byte += kLine) {
         NAGFAST_PREFETCH(following + byte);
       }
-      const Index* indices = queries.document(numbers[i]) + l * queries.layer_stride;
       uint32_t* rows = lists_.data() + i * stride_;
       int64_t count = counts_[i];
       int64_t j = 0;
-      for (; j + 4 <= queries.k; j += 4) append_four(map, indices + j, rows, count);
-      for (; j < queries.k; ++j) append(map, indices[j], rows, count);
+      for (; j + 4 <= k_; j += 4) append_four(map, indices + j, rows, count);
+      for (; j < k_; ++j) append(map, indices[j], rows, count);
       counts_[i] = count;
     }
   }
-  for (int64_t i = 0; i < size; ++i) {
+  for (int64_t i = 0; i < size_; ++i) {
     uint32_t* rows = lists_.data() + i * stride_;
     std::fill(rows + counts_[i], rows + padded(i), 0u);
   }
 }
 
-template void RowLists::look_up(const NagView<uint16_t>&, const int64_t*, int64_t, const uint32_t*, int64_t);
-template void RowLists::look_up(const NagView<uint32_t>&, const int64_t*, int64_t, const uint32_t*, int64_t);
+template class RowLists<uint16_t>;
+template class RowLists<uint32_t>;
 
 }  // namespace nagfast

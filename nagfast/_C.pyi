@@ -242,3 +242,97 @@ def count_sketch(
         seed: 0 to 2^64 - 1.
         threads: 1 to 1024.
     """
+
+class BitTargets:
+    """Target NAGs as rows of bits in blocks of 512, for the exact nearest targets of many queries.
+
+    The time of a search hardly depends on how popular the neurons are. Targets that lie side by side in `order` share
+    rows, so an order by likeness takes less memory and time.
+    """
+
+    def __init__(
+        self,
+        nags: Indices,
+        neurons: int,
+        *,
+        order: NDArray[np.int64] | None = None,
+        starts: NDArray[np.int64] | None = None,
+        threads: int = 1,
+    ) -> None:
+        """Build from NAGs, which are not kept. Reads them twice.
+
+        Args:
+            nags (uint16 or uint32 [n, L, K]): last dimension contiguous; L * K at most 65534, distinct within a layer.
+                Sentinel documents are targets that share nothing. Other indices >= neurons are refused.
+            neurons: N.
+            order (int64 [lanes]): row of nags in each lane; any rows in any order, default all as they come.
+            starts (int64 [lists + 1]): list i is lanes starts[i] to starts[i + 1]; default one list.
+            threads: 1 to 1024.
+        """
+
+    @property
+    def lanes(self) -> int:
+        """Targets."""
+    @property
+    def lists(self) -> int:
+        """Lists."""
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+    def search(
+        self,
+        queries: Indices,
+        counts: NDArray[np.int32],
+        ids: NDArray[np.int64],
+        *,
+        first: int = 0,
+        threads: int = 1,
+        isa: str = "auto",
+    ) -> None:
+        """Merge all targets into the nearest of each query: most neurons in common first, ties to the lower id.
+
+        Args:
+            queries (uint16 or uint32 [q, L, K]): as nags. An index >= N is refused before anything is written.
+            counts (int32 [q, k]): neurons in common, -1 for none; -1 throughout, or what an earlier search left. k is
+                1 to 4096.
+            ids (int64 [q, k]): row of nags + first, below 2^48, -1 for none; otherwise as counts.
+            first: added to the rows of nags.
+            threads: 1 to 1024; they share the queries.
+            isa: "auto", "scalar", "avx2" or "avx512".
+        """
+
+    def search_lists(
+        self,
+        queries: Indices,
+        probes: NDArray[np.int32],
+        counts: NDArray[np.int32],
+        ids: NDArray[np.int64],
+        *,
+        first: int = 0,
+        threads: int = 1,
+        isa: str = "auto",
+    ) -> None:
+        """Merge the targets of some lists, as search does.
+
+        Args:
+            queries (uint16 or uint32 [q, L, K]): as in search.
+            probes (int32 [q, p]): lists to look into, in any order, -1 for none; a list named twice counts once.
+            counts (int32 [q, k]): as in search.
+            ids (int64 [q, k]): as in search.
+            first: as in search.
+            threads: 1 to 1024.
+            isa: "auto", "scalar", "avx2" or "avx512".
+        """
+
+def prototypes(nags: Indices, assignment: NDArray[np.int32], out: Indices, *, neurons: int, threads: int = 1) -> None:
+    """Write the K neurons of each layer that most documents of a cluster hold, ties to the lower index.
+
+    Args:
+        nags (uint16 or uint32 [n, L, k]): distinct within a layer; those without a NAG are left out. Indices >= neurons
+            are refused before anything is written.
+        assignment (int32 [n]): cluster of each document, -1 to leave it out.
+        out (as nags, [clusters, L, K]): written, most frequent first; the sentinel where no document has a NAG.
+            K is 1 to neurons.
+        neurons: N.
+        threads: 1 to 1024.
+    """
