@@ -76,6 +76,61 @@ def padded_nags(
     return nags
 
 
+def padded_act_grad_impacts(
+    model: nn.Module, layers: nn.ModuleList, ids: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Masked means of |a * dloss/da| by autograd on the whole model (float32 [n, L, N]).
+
+    Activations before the down projections are retained, logits are whole. Parameters that require a gradient get one,
+    which is thrown away.
+    """
+    kept: list[torch.Tensor] = []
+
+    def retain(_down: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        inputs[0].retain_grad()
+        kept.append(inputs[0])
+
+    handles = [layer.mlp.down_proj.register_forward_pre_hook(retain) for layer in layers]  # type: ignore[union-attr]
+    try:
+        with torch.enable_grad():
+            embedded = model.get_input_embeddings()(ids).detach().requires_grad_()  # type: ignore[operator]
+            logits = model(inputs_embeds=embedded, attention_mask=mask, use_cache=False).logits
+            labels = ids[:, 1:].masked_fill(mask[:, :-1] == 0, -100)  # the padding does not predict the first token
+            nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), labels.flatten(), reduction="sum"
+            ).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.zero_grad(set_to_none=True)
+    weight = mask.unsqueeze(-1)
+    count = weight.sum(dim=1)
+    means = [((a.detach() * a.grad).abs() * weight).sum(dim=1) / count for a in kept]  # type: ignore[operator]
+    return torch.stack(means).transpose(0, 1).contiguous().float()
+
+
+def padded_act_grad_nags(
+    model: nn.Module, layers: nn.ModuleList, tokens: Sequence[Array], top_k: int, pad_id: int = 0
+) -> list[list[list[int]]]:
+    """NAGs as nested lists [n][L][K], eight documents at a time; the model must be in eager attention."""
+    nags: list[list[list[int]]] = []
+    for begin in range(0, len(tokens), BATCH):
+        ids, mask = pad_left(tokens[begin : begin + BATCH], pad_id)
+        impacts = padded_act_grad_impacts(model, layers, ids, mask)
+        nags.extend(torch.topk(impacts, k=top_k, dim=2, largest=True, sorted=True).indices.cpu().tolist())
+    return nags
+
+
+@contextmanager
+def trainable(model: nn.Module) -> Iterator[None]:
+    """Parameters that require a gradient inside, as a model comes out of from_pretrained; frozen afterwards."""
+    model.requires_grad_(True)
+    try:
+        yield
+    finally:
+        model.requires_grad_(False)
+
+
 def gathered_similarity(nags: Array, weights: Array) -> npt.NDArray[np.float64]:
     """Similarity to a profile by one numpy gather a layer, float64 throughout.
 

@@ -57,13 +57,14 @@ def _bfloat16_twin(model: nn.Module, shape: str) -> nn.Module:
     return twin
 
 
-def _backbone(model: nn.Module, shape: str) -> Backbone:
+def backbone_of(model: nn.Module, shape: str) -> Backbone:
+    """A checked backbone on the CPU around a model of a shape."""
     backbone = Backbone(model, shapes.NoTokenizer(), shape, torch.device("cpu"))
     backbone.prepare()
     return backbone
 
 
-def _mean_overlap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+def mean_overlap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
     """Mean share of neurons two arrays of NAGs [n, L, K] have in common."""
     return float((a[:, :, :, None].astype(np.int64) == b[:, :, None, :]).any(axis=3).mean())
 
@@ -76,9 +77,9 @@ class _Run:
         self.options = options
         self.shape = shapes.SHAPES[options.shape]
         model = shapes.build(options.shape)
-        self.backbones = {"float32": _backbone(model, options.shape)}
+        self.backbones = {"float32": backbone_of(model, options.shape)}
         if env.has_bfloat16_matrix() or options.force_bfloat16:
-            self.backbones["bfloat16"] = _backbone(_bfloat16_twin(model, options.shape), options.shape)
+            self.backbones["bfloat16"] = backbone_of(_bfloat16_twin(model, options.shape), options.shape)
 
     def baseline(self, tokens: Tokens) -> list[list[list[int]]]:
         """The padded pipeline; to be called in eager attention."""
@@ -106,7 +107,7 @@ class _Run:
         with baselines.eager_attention(self.backbones["float32"].model):
             expected = np.array(self.baseline(tokens))
         limits = {"float32": FLOAT32_OVERLAP, "bfloat16": BFLOAT16_OVERLAP}
-        overlaps = {d: _mean_overlap(self.nagfast(d, tokens), expected) for d in self.backbones}
+        overlaps = {d: mean_overlap(self.nagfast(d, tokens), expected) for d in self.backbones}
         passed = all(overlaps[d] >= limits[d] for d in overlaps)
         return Check(passed, {f"overlap_{d}": round(v, 6) for d, v in overlaps.items()})
 

@@ -1,13 +1,14 @@
 """How well NAG similarity tells a target's domain from others: ROC-AUC on held-out documents.
 
-    python -m benchmarks.separation CORPUS --backbone FOLDER_OR_ID [--top-k 5 10 20]
+    python -m benchmarks.separation CORPUS --backbone FOLDER_OR_ID [--top-k 5 10 20] [--impact projection act_grad]
 
 CORPUS holds heldout/*.parquet (one domain a file) and targets/*.parquet, columns docid, doc, dataset. For every target
 set the held-out documents of its domain are the positives and those of all other domains the negatives, up to 300 per
 domain, drawn with a fixed seed. Beside the backbone stand the same architecture and tokenizer with random weights, and
 the cosine to a TF-IDF centroid (words, fitted without labels on the sampled held-out documents and the target sets):
 as scikit-learn sets it up, with sublinear term frequencies, and with its English stop words removed; on the whole text,
-and on the same first tokens that the backbone reads.
+and on the same first tokens that the backbone reads. With two impacts the study also says how many neurons the two
+NAGs of a document share, and what each costs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ import torch
 
 from benchmarks.harness import RESULTS, append_json, hash_inputs
 from nagfast import env
+from nagfast.schema import IMPACTS
 
 TARGETS = {"gsm8k_train_500": "math", "medical_500": "medical", "science_qa_500": "science_qa"}
 TFIDF = {
@@ -101,18 +104,48 @@ def tfidf_scores(texts: list[str], targets: dict[str, list[str]], **settings: An
     return scores
 
 
-def nag_scores(backbone: Any, sample: Sample, top_ks: Sequence[int], max_length: int) -> dict[int, Scores]:
-    """NAG similarity to each target's profile, for several K from one extraction."""
-    from nagfast.extraction import extract
-    from nagfast.targets import TargetProfile
+@dataclass(frozen=True)
+class Extracted:
+    """NAGs of the sample by one impact, at the widest K."""
 
-    widest = max(top_ks)
-    pool = extract(sample.texts, backbone, top_k=widest, max_length=max_length)
-    targets = {n: extract(t, backbone, top_k=widest, max_length=max_length) for n, t in sample.targets.items()}
-    return {
-        k: {n: TargetProfile.fit(t.with_top_k(k)).similarity(pool.with_top_k(k)) for n, t in targets.items()}
-        for k in top_ks
-    }
+    pool: Any
+    """NagBatch of the held-out documents."""
+    targets: dict[str, Any]
+    """NagBatch of each target set."""
+    tokens_per_second: float
+    """Over the whole sample, wall time."""
+    tokens_per_cpu_second: float
+    """The same by the processor time of this process: what a busy machine leaves alone."""
+
+    def scores(self, k: int) -> Scores:
+        """Similarity to each target's profile."""
+        from nagfast.targets import TargetProfile
+
+        pool = self.pool.with_top_k(k)
+        return {n: TargetProfile.fit(t.with_top_k(k)).similarity(pool) for n, t in self.targets.items()}
+
+
+def extract_sample(backbone: Any, sample: Sample, options: argparse.Namespace, impact: str) -> Extracted:
+    """One extraction for all K."""
+    from nagfast.extraction import extract
+
+    settings = {"top_k": max(options.top_k), "max_length": options.max_length, "impact": impact}
+    extract(sample.texts[:2], backbone, **settings)
+    wall, cpu = time.perf_counter(), time.process_time()
+    pool = extract(sample.texts, backbone, **settings)
+    targets = {n: extract(t, backbone, **settings) for n, t in sample.targets.items()}
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    tokens = int(pool.tokens.sum()) + sum(int(t.tokens.sum()) for t in targets.values())
+    return Extracted(pool, targets, tokens / wall, tokens / cpu)
+
+
+def shared_neurons(a: Extracted, b: Extracted, k: int) -> float:
+    """Mean share of the K neurons of a layer that two impacts agree on, over the held-out documents that have both."""
+    from nagfast import reference
+
+    both = ~(a.pool.empty | b.pool.empty)
+    pairs = zip(a.pool.with_top_k(k).indices[both], b.pool.with_top_k(k).indices[both], strict=True)
+    return float(np.mean([reference.overlap(x, y) for x, y in pairs]))
 
 
 def random_twin(backbone: Any, seed: int) -> Any:
@@ -128,14 +161,38 @@ def random_twin(backbone: Any, seed: int) -> Any:
     return twin
 
 
-def study(sample: Sample, backbone: Any | None, tokenizer: Any, options: argparse.Namespace) -> dict[str, Scores]:
-    """Scores by method."""
+def nag_rows(backbone: Any, sample: Sample, options: argparse.Namespace) -> tuple[dict[str, Scores], dict[str, Any]]:
+    """Scores by method, and what else there is to say about the impacts."""
     rows: dict[str, Scores] = {}
+    found: dict[str, Extracted] = {}
+    for impact in options.impact:
+        label = "nag" if impact == "projection" else f"nag {impact}"
+        found[impact] = extract_sample(backbone, sample, options, impact)
+        rows |= {f"{label} K={k}": found[impact].scores(k) for k in options.top_k}
+        if not options.only_nags:
+            random = extract_sample(random_twin(backbone, options.seed), sample, options, impact)
+            rows |= {f"{label} K={k} random weights": random.scores(k) for k in options.top_k}
+    cost = {
+        i: {"tokens/s": round(e.tokens_per_second, 1), "tokens/cpu s": round(e.tokens_per_cpu_second, 1)}
+        for i, e in found.items()
+    }
+    more: dict[str, Any] = {"cost": cost, "threads": torch.get_num_threads()}
+    if len(found) == 2:
+        first, second = found.values()
+        more["shared_neurons"] = {str(k): round(shared_neurons(first, second, k), 4) for k in options.top_k}
+    return rows, more
+
+
+def study(
+    sample: Sample, backbone: Any | None, tokenizer: Any, options: argparse.Namespace
+) -> tuple[dict[str, Scores], dict[str, Any]]:
+    """Scores by method, and what else there is to say."""
+    rows: dict[str, Scores] = {}
+    more: dict[str, Any] = {}
     if backbone is not None:
-        trained = nag_scores(backbone, sample, options.top_k, options.max_length)
-        random = nag_scores(random_twin(backbone, options.seed), sample, options.top_k, options.max_length)
-        rows |= {f"nag K={k}": s for k, s in trained.items()}
-        rows |= {f"nag K={k} random weights": s for k, s in random.items()}
+        rows, more = nag_rows(backbone, sample, options)
+    if options.only_nags:
+        return rows, more
     for name, settings in TFIDF.items():
         rows[f"{name}, whole text"] = tfidf_scores(sample.texts, sample.targets, **settings)
     if tokenizer is not None:
@@ -143,7 +200,7 @@ def study(sample: Sample, backbone: Any | None, tokenizer: Any, options: argpars
         targets = {n: first_tokens(tokenizer, t, options.max_length) for n, t in sample.targets.items()}
         for name, settings in TFIDF.items():
             rows[f"{name}, {options.max_length} tokens"] = tfidf_scores(texts, targets, **settings)
-    return rows
+    return rows, more
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,6 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--backbone", help="folder, hub id or bundled; left out: TF-IDF on the whole text only")
     parser.add_argument("--top-k", type=int, nargs="+", default=[5, 10, 20])
+    parser.add_argument("--impact", nargs="+", default=["projection"], choices=IMPACTS)
+    parser.add_argument("--only-nags", action="store_true", help="neither random weights nor TF-IDF")
     parser.add_argument("--max-length", type=int, default=120)
     parser.add_argument("--per-domain", type=int, default=300)
     parser.add_argument("--exclude-prefix", default="", help="held-out docids that begin so are left out")
@@ -165,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nagfast.backbone import Backbone
 
         backbone = Backbone.load(options.backbone, dtype=options.dtype, device="cpu")
-    rows = study(sample, backbone, backbone.tokenizer if backbone else None, options)
+    rows, more = study(sample, backbone, backbone.tokenizer if backbone else None, options)
     names = list(sample.targets)
     print(f"{'ROC-AUC':38s}" + "".join(f"{n:>18s}" for n in names))
     common = {
@@ -179,12 +238,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "documents": {d: int((sample.domains == d).sum()) for d in sorted(set(sample.domains))},
         "input_sha256": hash_inputs(sample.texts, *sample.targets.values()),
         "machine": env.machine(),
+        **more,
     }
     for method, scores in rows.items():
         areas = {n: roc_auc(sample.domains == TARGETS[n], s) for n, s in scores.items()}
         print(f"{method:38s}" + "".join(f"{areas[n]:18.4f}" for n in names))
         append_json(options.out, "separation", common | {"method": method, "auc": areas}, common["date"])
-    print(json.dumps({k: common[k] for k in ("input_sha256", "fingerprint", "documents")}))
+    print(json.dumps({k: common[k] for k in ("input_sha256", "fingerprint", "documents", *more)}))
     return 0
 
 

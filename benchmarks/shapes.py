@@ -72,7 +72,9 @@ class NoTokenizer:
         return {}
 
 
-def build(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0) -> nn.Module:
+def build(
+    name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0, layers: int | None = None
+) -> nn.Module:
     """A causal language model of a shape with random weights, in evaluation mode.
 
     Args:
@@ -80,6 +82,7 @@ def build(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu",
         dtype: of the weights.
         device: where they are made.
         seed: of the weights.
+        layers: fewer (or more) than the shape has.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -87,7 +90,7 @@ def build(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu",
     settings: dict[str, Any] = {
         "hidden_size": shape.hidden,
         "intermediate_size": shape.neurons,
-        "num_hidden_layers": shape.layers,
+        "num_hidden_layers": layers or shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head_dim,

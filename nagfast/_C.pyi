@@ -52,6 +52,31 @@ def segment_impact(
 ) -> None:
     """Take the impact of each column of x ([T, N], not written); otherwise as swiglu_impact."""
 
+def swiglu_backward(
+    gate_up: FloatOrBfloat16,
+    d_act: FloatOrBfloat16,
+    cu_seqlens: NDArray[np.int64],
+    impact: NDArray[np.float32],
+    *,
+    activation: str = "silu",
+    reduction: str = "mean_abs",
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Backward pass of act(gate) * up in place, and the activation-times-gradient impact of each neuron.
+
+    Args:
+        gate_up (float32, or uint16 holding bfloat16, [T, 2N]): gate, then up projection; rows may be strided.
+            Overwritten with their gradients, d_act * up * act'(gate) and d_act * act(gate).
+        d_act (as gate_up, [T, N]): gradient of the loss by act(gate) * up; rows may be strided, not written.
+        cu_seqlens (int64 [n + 1]): as in swiglu_impact.
+        impact (float32 [n, N]): written; of act(gate) * up * d_act.
+        activation: "silu" or "gelu_tanh".
+        reduction: as in swiglu_impact.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
+    """
+
 def topk(
     values: NDArray[np.float32],
     k: int,

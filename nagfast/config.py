@@ -79,7 +79,7 @@ class ExtractConfig:
     device: str = option("auto")
     """auto, cpu, cuda or cuda:I."""
     batch_tokens: int | None = option(None)
-    """Tokens per step (default: 2,048 on CPU, 16,384 on GPU)."""
+    """Tokens per step (default: 2,048 on CPU, 16,384 on GPU; with act_grad fewer where free memory asks for it)."""
     shard_rows: int = option(8192)
     """Input rows per shard of the store; what a killed run can lose is the shards in flight."""
     threads: int | None = option(None)

@@ -24,7 +24,7 @@ from nagfast.backbone import Backbone, Measure
 from nagfast.config import ExtractConfig
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.files import atomic_write_text
-from nagfast.gradients import act_grad_nags
+from nagfast.gradients import act_grad_nags, batch_tokens_for
 from nagfast.inputs import Columns, Rows, Source, UnreadableSourceError, find_sources, read_rows
 from nagfast.overlap import Background, Prefetch
 from nagfast.packing import PackedBatch, encode, pack
@@ -63,7 +63,8 @@ def extract(
         neurons: neuron type, one of nagfast.schema.NEURON_TYPES.
         impact: projection or act_grad (fwd_up only).
         reduction: mean_abs or l2.
-        batch_tokens: tokens per step, default 2,048 on CPU and 16,384 on GPU.
+        batch_tokens: tokens per step, default 2,048 on CPU and 16,384 on GPU, fewer where act_grad would not fit
+            the memory.
 
     Returns:
         NagBatch with indices uint16 [n, L, K] (uint32 above 65,535 neurons), in the order of the texts.
@@ -100,7 +101,7 @@ def token_nags(
     Where the device runs out of memory the batch is cut in half and tried again; no document is lost.
     """
     out = {name: np.full((len(tokens), s.num_layers, s.top_k), s.sentinel, s.index_dtype) for name, s in specs.items()}
-    budget = batch_tokens or BATCH_TOKENS[backbone.device.type]
+    budget = batch_tokens or default_batch_tokens(backbone, next(iter(specs.values())).impact)
     waiting = list(pack(tokens, budget))[::-1]
     while waiting:
         batch = waiting.pop()
@@ -124,6 +125,12 @@ def token_nags(
         if progress is not None:
             progress.advance(len(batch.rows), len(batch.input_ids))
     return out
+
+
+def default_batch_tokens(backbone: Backbone, impact: str) -> int:
+    """Tokens per step where none are asked for; act_grad keeps activations, so free memory counts."""
+    most = BATCH_TOKENS[backbone.device.type]
+    return batch_tokens_for(backbone, most) if impact == "act_grad" else most
 
 
 def _batch_nags(backbone: Backbone, batch: PackedBatch, specs: dict[str, NagSpec]) -> dict[str, Array]:

@@ -25,7 +25,7 @@ class FusedMlps:
 
     def __init__(self, mlps: list[taps.GatedMlp]) -> None:
         self.mlps = mlps
-        self.weights = [_merge(m.gate, m.up) for m in mlps]
+        self.weights = [merge(m.gate, m.up) for m in mlps]
         self.neurons = mlps[0].up.out_features
         self.buffer = torch.empty(0)
         self.cu_seqlens = np.zeros(1, np.int64)
@@ -103,16 +103,17 @@ class FusedMlps:
         return torch.mm(x, weight.t(), out=out)
 
 
-def _merge(gate: nn.Linear, up: nn.Linear) -> torch.Tensor:
-    """Gate and up weights as one matrix [2N, hidden]; the modules' parameters become views of it."""
+def merge(gate: nn.Linear, up: nn.Linear) -> torch.Tensor:
+    """Gate and up weights as one matrix [2N, hidden]; the modules' parameters become views of it.
+
+    A second call finds the matrix that the first one made.
+    """
     rows = gate.out_features
     merged: torch.Tensor | None = getattr(gate, "gate_up_weight", None)
     if merged is not None:
         return merged
     merged = torch.cat([gate.weight.detach(), up.weight.detach()])
-    object.__setattr__(
-        gate, "gate_up_weight", merged
-    )  # not a parameter or buffer of its own: a second install finds it
+    object.__setattr__(gate, "gate_up_weight", merged)  # not a parameter or buffer of its own
     gate.weight = nn.Parameter(merged[:rows], requires_grad=False)
     up.weight = nn.Parameter(merged[rows:], requires_grad=False)
     return merged

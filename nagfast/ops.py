@@ -1,8 +1,9 @@
 """The one place that checks arguments and picks a backend for the hot operations.
 
 Backends: "reference" (plain numpy and torch, the ground truth), "cpp" (the extension nagfast._C, any x86-64 or Arm
-CPU, instruction set chosen at run time). "auto" takes cpp, and reference where the extension is not built. The
-environment variable NAGFAST_ISA (auto, scalar, avx2, avx512) forces the instruction set of cpp.
+CPU, instruction set chosen at run time), "triton" (kernels/, tensors on a GPU). "auto" takes cpp, and reference where
+the extension is not built; triton for tensors on a GPU where the op has such a kernel. The environment variable
+NAGFAST_ISA (auto, scalar, avx2, avx512) forces the instruction set of cpp.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import itertools
 import os
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -18,11 +21,12 @@ import numpy.typing as npt
 import torch
 
 from nagfast import reference
-from nagfast.errors import ArgumentError, NagfastError
+from nagfast.errors import ArgumentError, NagfastError, missing
 from nagfast.schema import MAX_UINT16_NEURONS, REDUCTIONS
 
 Array = npt.NDArray[Any]
 BACKENDS = ("auto", "reference", "cpp")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 MAX_PROFILES = 32  # one row of the table stays within a cache line or two
 
 
@@ -42,7 +46,7 @@ def isa() -> str:
 
 
 def resolve(backend: str = "auto") -> str:
-    """The backend an op will take: "cpp" or "reference"."""
+    """The backend an op on the CPU will take: "cpp" or "reference"."""
     if backend not in BACKENDS:
         raise ArgumentError(f"backend: got {backend!r}; use one of {', '.join(BACKENDS)}")
     if backend == "cpp" and native() is None:
@@ -50,6 +54,18 @@ def resolve(backend: str = "auto") -> str:
     if backend == "auto":
         return "cpp" if native() is not None else "reference"
     return backend
+
+
+def resolve_for(device: torch.device, backend: str = "auto") -> str:
+    """The backend an op with a Triton kernel will take: "cpp", "reference" or "triton"."""
+    has_triton = find_spec("triton") is not None
+    if backend == "triton" and not has_triton:
+        raise missing("triton", "triton", "backend triton")
+    if backend == "cpp" and device.type != "cpu":
+        raise ArgumentError(f"backend: cpp takes tensors on the CPU, these are on {device}; use triton or reference")
+    if backend == "triton" or (backend == "auto" and device.type != "cpu" and has_triton):
+        return "triton"
+    return "reference" if device.type != "cpu" else resolve(backend)
 
 
 def thread_count(threads: int | None) -> int:
@@ -156,6 +172,92 @@ def swiglu_impact(
     return out
 
 
+def swiglu_backward(
+    gate_up: torch.Tensor,
+    d_act: torch.Tensor,
+    cu_seqlens: Array,
+    *,
+    activation: str = "silu",
+    reduction: str = "mean_abs",
+    backend: str = "auto",
+    threads: int | None = None,
+) -> torch.Tensor:
+    """Backward pass of a = act(gate) * up in place, and the activation-times-gradient impact, in one pass.
+
+    Args:
+        gate_up: float32 or bfloat16 [T, 2N], the gate in columns 0..N-1, the up projection after it. On return
+            dloss/dgate and dloss/dup.
+        d_act: dloss/da [T, N], of the same dtype and on the same device.
+        cu_seqlens: int64 [n + 1], the documents' boundaries.
+        activation: one of ACTIVATIONS; cpp does not know gelu (by the error function), auto takes the reference.
+        reduction: mean_abs or l2, of a * dloss/da.
+        backend: auto, reference, cpp (CPU tensors) or triton (GPU tensors).
+        threads: CPU threads, default as many as torch uses.
+
+    Returns:
+        float32 [n, N] on the device of gate_up.
+    """
+    cu_seqlens = np.ascontiguousarray(cu_seqlens, dtype=np.int64)
+    _check_segments(gate_up, cu_seqlens, reduction)
+    half = gate_up.shape[1] // 2
+    if gate_up.shape[1] % 2 or d_act.shape != (gate_up.shape[0], half) or d_act.dtype != gate_up.dtype:
+        raise ArgumentError(
+            f"d_act: got {d_act.dtype} {list(d_act.shape)}; give {gate_up.dtype} [tokens, N] beside gate_up [tokens, "
+            f"2N], which is {list(gate_up.shape)}"
+        )
+    if activation not in ACTIVATIONS:
+        raise ArgumentError(f"activation: got {activation!r}; use one of {', '.join(ACTIVATIONS)}")
+    chosen = resolve_for(gate_up.device, backend)
+    if activation == "gelu" and chosen == "cpp":
+        if backend == "cpp":
+            raise ArgumentError("activation: cpp does not know 'gelu' (by the error function); use reference or auto")
+        chosen = "reference"
+    if chosen == "reference":
+        gate, up = gate_up[:, :half], gate_up[:, half:]
+        d_gate, d_up, product = reference.swiglu_backward(gate.float(), up.float(), d_act.float(), activation)
+        gate.copy_(d_gate)
+        up.copy_(d_up)
+        impacts = segment_impact(product, cu_seqlens, reduction=reduction, backend="reference")
+        return torch.from_numpy(impacts).to(gate_up.device)
+    if chosen == "triton":
+        kernel = import_module("nagfast.kernels.swiglu_backward")
+        found: torch.Tensor = kernel.swiglu_backward(
+            gate_up, d_act, cu_seqlens, activation=activation, reduction=reduction
+        )
+        return found
+    out = np.empty((len(cu_seqlens) - 1, half), np.float32)
+    extension = native()
+    assert extension is not None
+    arrays = _native_view(gate_up.detach(), "gate_up"), _native_view(d_act.detach(), "d_act")
+    options = {"activation": activation, "reduction": reduction, "threads": thread_count(threads), "isa": isa()}
+    extension.swiglu_backward(*arrays, cu_seqlens, out, **options)
+    return torch.from_numpy(out)
+
+
+def softmax_gradient(logits: torch.Tensor, labels: torch.Tensor, *, backend: str = "auto") -> torch.Tensor:
+    """Gradient of the summed cross-entropy by the logits: softmax minus one-hot ([rows, V], dtype of the logits).
+
+    Args:
+        logits: float32 or bfloat16 [rows, V]; may be overwritten.
+        labels: int64 [rows], on the same device.
+        backend: auto, reference or triton (GPU tensors). Where it has no kernel to take, auto takes torch operations,
+            in place for float32: matrix products cost so much more that C++ would not show.
+    """
+    if backend not in ("auto", "reference", "triton"):
+        raise ArgumentError(f"backend: got {backend!r}; softmax_gradient has auto, reference and triton")
+    if backend == "reference":
+        return reference.softmax_gradient(logits.float(), labels).to(logits.dtype)
+    if resolve_for(logits.device, backend) == "triton":
+        kernel = import_module("nagfast.kernels.softmax_gradient")
+        found: torch.Tensor = kernel.softmax_gradient(logits, labels)
+        return found
+    grad = logits.float()
+    grad.sub_(grad.amax(dim=-1, keepdim=True)).exp_()
+    grad.div_(grad.sum(dim=-1, keepdim=True))
+    grad[torch.arange(len(labels), device=labels.device), labels] -= 1
+    return grad.to(logits.dtype)
+
+
 def norm_rotary(
     x: torch.Tensor,
     weight: torch.Tensor | None,
@@ -213,6 +315,29 @@ def topk(impacts: Array, k: int, *, backend: str = "auto", threads: int | None =
     except ValueError as error:
         raise ArgumentError(str(error)) from None
     return out
+
+
+def topk_tensor(impacts: torch.Tensor, k: int) -> torch.Tensor:
+    """The top K of impacts where they are: on the CPU by topk, on a GPU without waiting for it.
+
+    Args:
+        impacts: float32 [rows, N], none negative; a NaN is refused on the CPU and comes first on a GPU.
+        k: 1..N.
+
+    Returns:
+        int64 [rows, k] on the device of the impacts.
+    """
+    if impacts.device.type == "cpu":
+        return torch.from_numpy(topk(impacts.numpy(), k).astype(np.int64))
+    return topk_by_keys(impacts, k)
+
+
+def topk_by_keys(impacts: torch.Tensor, k: int) -> torch.Tensor:
+    """topk_tensor by keys (bits of the float) << 32 | (2^32 - 1 - index), so that ties go to the lower index."""
+    low = (1 << 32) - 1
+    index = torch.arange(impacts.shape[1], device=impacts.device)
+    keys = ((impacts + 0.0).view(torch.int32).long() << 32) | (low - index)
+    return low - (torch.topk(keys, k).values & low)
 
 
 # --- profiles and scores ----------------------------------------------------------------------------------------------

@@ -46,6 +46,34 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return nn.functional.silu(gate) * up
 
 
+def swiglu_backward(
+    gate: torch.Tensor, up: torch.Tensor, d_act: torch.Tensor, activation: str = "silu"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Backward pass of a = act(gate) * up: dloss/dgate, dloss/dup and a * dloss/da (float [T, N] each).
+
+    Args:
+        gate: [T, N].
+        up: [T, N].
+        d_act: dloss/da [T, N].
+        activation: silu, gelu or gelu_tanh.
+    """
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "silu": nn.functional.silu,
+        "gelu": nn.functional.gelu,
+        "gelu_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
+    }
+    with torch.enable_grad():
+        leaves = gate.detach().requires_grad_(), up.detach().requires_grad_()
+        a = functions[activation](leaves[0]) * leaves[1]
+        d_gate, d_up = torch.autograd.grad(a, leaves, d_act)
+    return d_gate, d_up, a.detach() * d_act
+
+
+def softmax_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Gradient of the summed cross-entropy by the logits (float [rows, V]): softmax minus one-hot of the labels."""
+    return torch.softmax(logits, dim=-1) - nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+
+
 def norm_rotary(
     x: torch.Tensor, weight: torch.Tensor | None, eps: float, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:

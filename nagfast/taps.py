@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nagfast.errors import NagfastError
@@ -41,13 +42,13 @@ class Tap:
 
 @dataclass(frozen=True)
 class GatedMlp:
-    """A gated MLP with separate or merged gate and up projections."""
+    """A gated MLP with separate gate and up projections."""
 
     module: nn.Module
     gate: nn.Linear
     up: nn.Linear
     down: nn.Linear
-    activation: nn.Module
+    activation: str
 
 
 def _first(owner: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
@@ -170,8 +171,13 @@ def find_tap(layer: nn.Module, neuron_type: str, config: Any) -> Tap | None:
     return _heads_tap(layer, neuron_type.removeprefix("att_"), config)
 
 
-def find_gated_mlp(layer: nn.Module) -> GatedMlp | None:
-    """The MLP of a layer where it is down(silu(gate(x)) * up(x)) with three linear projections, else None."""
+def find_gated_mlp(layer: nn.Module, activations: tuple[str, ...] = ("silu",)) -> GatedMlp | None:
+    """The MLP of a layer where it is down(act(gate(x)) * up(x)) with three linear projections, else None.
+
+    Args:
+        layer: a decoder layer.
+        activations: the names (see activation_name) that act may have.
+    """
     mlp = _first(layer, MLPS)
     if mlp is None:
         return None
@@ -182,9 +188,35 @@ def find_gated_mlp(layer: nn.Module) -> GatedMlp | None:
     gate, up, down = parts
     assert isinstance(gate, nn.Linear) and isinstance(up, nn.Linear) and isinstance(down, nn.Linear)
     children = {n for n, _ in mlp.named_children()}
-    if children != {"gate_proj", "up_proj", "down_proj", "act_fn"} or not is_silu(activation):
+    name = activation_name(activation)
+    if children != {"gate_proj", "up_proj", "down_proj", "act_fn"} or name not in activations:
         return None
-    return GatedMlp(mlp, gate, up, down, activation)
+    return GatedMlp(mlp, gate, up, down, name)
+
+
+@dataclass(frozen=True)
+class MergedMlp:
+    """A gated MLP whose gate and up projections are one."""
+
+    module: nn.Module
+    gate_up: nn.Linear
+    down: nn.Linear
+    activation: str
+
+
+def find_merged_mlp(layer: nn.Module, activations: tuple[str, ...]) -> MergedMlp | None:
+    """The MLP of a layer where it has the parts of down(act(gate) * up), gate and up in one projection, else None.
+
+    The parts do not tell which half is the gate: the caller must try it.
+    """
+    mlp = _first(layer, MLPS)
+    if mlp is None or {n for n, _ in mlp.named_children()} != {"gate_up_proj", "down_proj", "activation_fn"}:
+        return None
+    gate_up, down, activation = mlp.gate_up_proj, mlp.down_proj, mlp.activation_fn
+    if type(gate_up) is not nn.Linear or type(down) is not nn.Linear or not isinstance(activation, nn.Module):
+        return None
+    name = activation_name(activation)
+    return MergedMlp(mlp, gate_up, down, name) if name in activations else None
 
 
 @dataclass(frozen=True)
@@ -234,10 +266,12 @@ def find_plain_attention(layer: nn.Module, config: Any) -> PlainAttention | None
     return PlainAttention(attention, query, key, value, out, norms[0], norms[1], head_dim)
 
 
-def is_silu(activation: nn.Module) -> bool:
-    """Whether an activation computes x * sigmoid(x), found by trying it."""
+def activation_name(activation: nn.Module) -> str:
+    """silu, gelu or gelu_tanh, found by trying the function; empty where it is another one."""
     probe = torch.linspace(-4, 4, 33)
+    known = {"silu": F.silu(probe), "gelu": F.gelu(probe), "gelu_tanh": F.gelu(probe, approximate="tanh")}
     try:
-        return bool(torch.allclose(activation(probe), nn.functional.silu(probe), atol=1e-6))
+        found = activation(probe)
+        return next((n for n, values in known.items() if torch.allclose(found, values, rtol=0, atol=1e-6)), "")
     except (RuntimeError, TypeError):
-        return False
+        return ""

@@ -11,7 +11,6 @@ from nagfast import attention, reference, taps
 from nagfast.backbone import Backbone, Measure
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.fingerprints import model_fingerprint
-from nagfast.gradients import act_grad_impacts, act_grad_nags
 from nagfast.packing import PackedBatch, pack
 
 LENGTHS = (40, 40, 23, 17, 17, 17, 9, 2, 1, 1)
@@ -217,30 +216,6 @@ def test_fingerprint_and_memory_survive_the_merge_of_gate_and_up():
     assert backbone.fingerprint == before == fingerprint(model)
     mlp = backbone.layers[0].mlp
     assert mlp.up_proj.weight.untyped_storage().data_ptr() == mlp.gate_proj.weight.untyped_storage().data_ptr()
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["qwen2", "qwen3", "llama", "smollm3", "mistral", "olmo2", "gemma3_text", "phi3", "gpt_neox", "opt", "bloom"],
-)
-def test_act_grad_equals_plain_autograd(name):
-    backbone = tiny_backbone(name)
-    tokens = documents(lengths=(30, 17, 17, 5, 2))
-    model = tiny_model(name).double()
-    model.set_attn_implementation("eager")
-    downs = [taps.find_down(layer) for layer in taps.decoder_layers(model, model.config.num_hidden_layers)]
-    batch = next(pack(tokens, 1000))
-    measured = np.stack(act_grad_impacts(backbone, batch), axis=1)
-    expected = np.stack([reference.act_grad_impacts(model, downs, tokens[i]) for i in batch.rows])
-    scale = expected.max(axis=(1, 2), keepdims=True)
-    np.testing.assert_allclose(measured / scale, expected / scale, atol=2e-5)
-
-
-def test_act_grad_of_one_token_is_the_sentinel():
-    backbone = tiny_backbone("qwen3")
-    batch = next(pack(documents(lengths=(5, 1)), 100))
-    nags = act_grad_nags(backbone, batch, 4)
-    assert (nags[1] == 0xFFFF).all() and (nags[0] < 160).all()
 
 
 def test_wrong_names_are_one_line():

@@ -170,6 +170,7 @@ def read_lines(folder):
 
 SMALL = {
     "extract": "--shape tiny --documents 11 --rounds 2 --batch-tokens 300",
+    "actgrad": "--shape tiny --layers 2 --documents 9 --rounds 2 --batch-tokens 300",
     "score": "--documents 300 --neurons 640 --targets 40 --rounds 2 --min-seconds 0",
     "topk": "--rows 20 --neurons 640 --rounds 2 --min-seconds 0",
     "swiglu": "--documents 3 --length 40 --neurons 96 --rounds 2",
@@ -252,6 +253,17 @@ def test_separation_of_obvious_domains(corpus, tmp_path, capsys):
     assert methods["tf-idf stop words, whole text"] == dict.fromkeys(separation.TARGETS, 1.0)
     assert all(r["documents"] == {"math": 5, "medical": 5, "science_qa": 5} for r in records)
     assert "ROC-AUC" in capsys.readouterr().out
+
+
+def test_separation_compares_two_impacts(corpus, tmp_path):
+    model = Path(__file__).parent / "golden" / "qwen3" / "model"
+    arguments = [str(corpus), "--backbone", str(model), "--per-domain", "5", "--top-k", "4", "192", "--only-nags"]
+    arguments += ["--max-length", "24", "--impact", "projection", "act_grad"]
+    assert main(["separation", *arguments, "--out", str(tmp_path / "out")]) == 0
+    records = read_lines(tmp_path / "out")
+    assert [r["method"] for r in records] == ["nag K=4", "nag K=192", "nag act_grad K=4", "nag act_grad K=192"]
+    assert 0 < records[0]["shared_neurons"]["4"] < 1 == records[0]["shared_neurons"]["192"]
+    assert set(records[0]["cost"]) == {"projection", "act_grad"}
 
 
 def test_command_line_names_the_benchmarks():

@@ -14,12 +14,15 @@ import pytest
 import torch
 from golden_cases import GOLDEN
 
+from nagfast import gradients, ops
 from nagfast.backbone import Backbone
 from nagfast.config import ExtractConfig
 from nagfast.errors import ArgumentError, SpecMismatchError
-from nagfast.extraction import extract, run_extract, token_nags
+from nagfast.extraction import default_batch_tokens, extract, run_extract, token_nags
 from nagfast.packing import encode
+from nagfast.scorer import Scorer
 from nagfast.store import NagStore
+from nagfast.targets import TargetProfile
 
 MODEL = GOLDEN / "qwen3" / "model"
 WORDS = [
@@ -241,6 +244,37 @@ def test_out_of_memory_halves_and_loses_nothing(backbone, monkeypatch, caplog):
     assert "halving" in caplog.text
 
 
+def test_out_of_memory_halves_under_act_grad_too(backbone, monkeypatch, caplog):
+    texts = some_texts(30)
+    tokens, _ = encode(backbone.tokenizer, texts, 32)
+    specs = {"fwd_up": backbone.spec(top_k=8, max_length=32, impact="act_grad")}
+    expected = token_nags(backbone, tokens, specs, 1000)["fwd_up"]
+    original = ops.swiglu_backward
+
+    def small_device(gate_up, *args, **kwargs):
+        if len(gate_up) > 100:  # on the way back, with the activations of all layers still held
+            raise torch.OutOfMemoryError("out of memory")
+        return original(gate_up, *args, **kwargs)
+
+    monkeypatch.setattr(ops, "swiglu_backward", small_device)
+    np.testing.assert_array_equal(token_nags(backbone, tokens, specs, 1000)["fwd_up"], expected)
+    assert "halving" in caplog.text
+
+
+def test_act_grad_takes_as_many_tokens_as_fit(backbone, monkeypatch):
+    monkeypatch.setattr(gradients.env, "memory_budget", lambda: 600 * gradients.saved_bytes_per_token(backbone))
+    assert default_batch_tokens(backbone, "projection") == 2048
+    assert default_batch_tokens(backbone, "act_grad") == 512
+    sizes = []
+    whole = gradients.act_grad_nags
+    monkeypatch.setattr(
+        "nagfast.extraction.act_grad_nags",
+        lambda b, batch, *a: sizes.append(len(batch.input_ids)) or whole(b, batch, *a),
+    )
+    extract(some_texts(120), backbone, top_k=8, max_length=32, impact="act_grad")
+    assert 400 < max(sizes) <= 512
+
+
 def test_act_grad_goes_through_the_same_store(pool, tmp_path, backbone):
     summary = run_extract(config(pool, tmp_path / "s", impact="act_grad"), backbone)
     assert summary.documents == 97
@@ -248,6 +282,18 @@ def test_act_grad_goes_through_the_same_store(pool, tmp_path, backbone):
     assert store.spec.impact == "act_grad"
     _, nags = store.read()
     assert nags.empty.tolist() == (nags.tokens < 2).tolist()
+
+
+def test_act_grad_scores_like_any_impact_and_does_not_mix(backbone):
+    texts = some_texts(40)
+    settings = {"top_k": 8, "max_length": 32}
+    nags = extract(texts, backbone, impact="act_grad", **settings)
+    profile = TargetProfile.fit(nags)
+    scores = Scorer(backbone, profile).score(texts)
+    np.testing.assert_array_equal(scores, profile.similarity(nags))
+    assert (scores[nags.empty] == 0).all()
+    with pytest.raises(SpecMismatchError, match="impact"):
+        profile.similarity(extract(texts, backbone, **settings))
 
 
 def test_several_neuron_types_in_one_store(pool, tmp_path, backbone):

@@ -18,6 +18,8 @@ LAYERS = [
         "taps",
         "mlp",
         "backbone",
+        "head",
+        "mlp_backward",
         "gradients",
         "targets",
         "score_file",

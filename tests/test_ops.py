@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nagfast import ops, reference
-from nagfast.errors import ArgumentError, NagfastError
+from nagfast.errors import ArgumentError, MissingDependencyError, NagfastError
 
 BACKENDS = ["reference", "cpp"]
 
@@ -50,6 +50,57 @@ def test_swiglu_impact(backend, dtype):
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(gate_up[:, :33].float(), want, rtol=tolerance, atol=tolerance)
     assert torch.equal(gate_up[:, 33:], up)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_swiglu_backward(backend, activation, dtype):
+    if backend == "cpp" and activation == "gelu":
+        with pytest.raises(ArgumentError, match="cpp does not know 'gelu'"):
+            ops.swiglu_backward(torch.ones(1, 2), torch.ones(1, 1), np.array([0, 1]), activation="gelu", backend="cpp")
+        return
+    gate_up, d_act, cu = torch.randn(40, 2 * 33).to(dtype), torch.randn(40, 33).to(dtype), np.array([0, 7, 7, 40])
+    gate, up = gate_up.double().chunk(2, dim=1)
+    *wanted, product = reference.swiglu_backward(gate, up, d_act.double(), activation)
+    impact = ops.swiglu_backward(gate_up, d_act, cu, activation=activation, reduction="l2", backend=backend)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(gate_up.double(), torch.cat(wanted, dim=1), rtol=tolerance, atol=tolerance)
+    parts = [reference.impact(product[a:b], "l2") for a, b in itertools.pairwise(cu)]
+    torch.testing.assert_close(impact.double(), torch.stack(parts), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_softmax_gradient(backend, dtype):
+    logits, labels = (torch.randn(17, 301) * 9).to(dtype), torch.randint(0, 301, (17,))
+    logits[3] += 1000
+    leaf = logits.double().requires_grad_()
+    torch.nn.functional.cross_entropy(leaf, labels, reduction="sum").backward()
+    found = ops.softmax_gradient(logits, labels, backend=backend)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), leaf.grad, rtol=0, atol=1e-6 if dtype == torch.float32 else 2e-3)
+    with pytest.raises(ArgumentError, match="backend: got 'cpp'; softmax_gradient has"):
+        ops.softmax_gradient(logits, labels, backend="cpp")
+
+
+def test_swiglu_backward_names_what_does_not_fit(monkeypatch):
+    gate_up, d_act, cu = torch.ones(4, 6), torch.ones(4, 3), np.array([0, 4])
+    with pytest.raises(ArgumentError, match=r"d_act: got torch.float32 \[4, 2\]"):
+        ops.swiglu_backward(gate_up, d_act[:, :2], cu)
+    with pytest.raises(ArgumentError, match="activation: got 'relu'"):
+        ops.swiglu_backward(gate_up, d_act, cu, activation="relu")
+    with pytest.raises(ArgumentError, match="backend: got 'gpu'"):
+        ops.swiglu_backward(gate_up, d_act, cu, backend="gpu")
+    with pytest.raises(ArgumentError, match="backend: got 'triton'"):  # an op without a kernel
+        ops.segment_impact(gate_up, cu, backend="triton")
+    meta = torch.device("meta")
+    with pytest.raises(ArgumentError, match="backend: cpp takes tensors on the CPU, these are on meta"):
+        ops.resolve_for(meta, "cpp")
+    monkeypatch.setattr(ops, "find_spec", lambda name: None)
+    assert ops.resolve_for(meta) == "reference"
+    with pytest.raises(MissingDependencyError, match="nagfast\\[triton\\]"):
+        ops.resolve_for(meta, "triton")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -50,10 +50,10 @@ class NoTokenizer:
         return {"a": 0}
 
 
-def tiny_model(name, seed=0, dtype=torch.float32):
-    """A random model of an architecture, weights large enough that every layer matters."""
+def tiny_model(name, seed=0, dtype=torch.float32, **more):
+    """A random model of an architecture, weights large enough that every layer matters; more goes to its config."""
     settings = {**ARCHITECTURES, **FALLBACK, **REFUSED}[name]
-    config = AutoConfig.for_model(name, **{**BASE, **settings})
+    config = AutoConfig.for_model(name, **{**BASE, **settings, **more})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).to(torch.float32).eval()
     for parameter in model.parameters():

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-COMPILED = ["test_compile.py", "test_cuda.py", "test_interpreter.py"]
+COMPILED = ["test_compile.py", "test_compile_backward.py", "test_cuda.py", "test_interpreter.py"]
 ON_TENSORS = sorted(p.name for p in Path(__file__).parent.glob("test_*.py") if p.name not in COMPILED)
 
 if find_spec("triton") is None:

@@ -1,10 +1,16 @@
 """The compiled kernels at sizes that the interpreter cannot reach; these need a GPU."""
 
+import numpy as np
 import pytest
 import torch
+from tiny import NoTokenizer, tiny_backbone, tiny_model
 
+from nagfast import reference
+from nagfast.backbone import Backbone
+from nagfast.gradients import act_grad_nags
 from nagfast.kernels import bit_search
 from nagfast.kernels.profile_score import profile_sums
+from nagfast.packing import pack
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -46,3 +52,16 @@ def test_profile_sums_equal_a_product_of_matrices():
     table = torch.randint(0, 1 << 20, (LAYERS, NEURONS), device="cuda", dtype=torch.int32)
     expected = (members(nags).double() @ table.flatten().double()).long()
     assert torch.equal(profile_sums(nags.int(), table), expected)
+
+
+def test_act_grad_is_that_of_the_cpu():
+    """The whole backward pass: kernel, head in chunks and top K by keys on the device."""
+    cpu = tiny_backbone("qwen3")
+    gpu = Backbone(tiny_model("qwen3").cuda(), NoTokenizer(), "qwen3", torch.device("cuda"))
+    gpu.prepare()
+    rng = np.random.default_rng(0)
+    (batch,) = pack([rng.integers(0, 300, size=n) for n in (130, 60, 60, 17, 2, 1)], 1000)
+    expected, found = act_grad_nags(cpu, batch, 16), act_grad_nags(gpu, batch, 16)
+    assert (found[-1] == 0xFFFF).all()
+    overlaps = [reference.overlap(a, b) for a, b in zip(expected[:-1], found[:-1], strict=True)]
+    assert np.mean(overlaps) > 0.98  # matrix products may run in TF32

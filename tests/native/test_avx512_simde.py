@@ -98,6 +98,22 @@ def test_impact(emulated, dtype, reduction):
         same_bytes(segment, impact)
 
 
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("reduction", ["mean_abs", "l2"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_swiglu_backward(emulated, dtype, reduction, activation):
+    cu_seqlens = np.array([0, 0, 1, 130, 200], np.int64)
+    for width in [1, 7, 15, 16, 17, 63, 192, 600]:
+        gate_up, d_act = floats((200, 2 * width), dtype, width), floats((200, width), dtype, width + 1)
+        impact = np.full((4, width), np.nan, np.float32)
+
+        def backward(gate_up, impact, isa, d_act=d_act):
+            options = {"activation": activation, "reduction": reduction, "isa": isa}
+            emulated.swiglu_backward(gate_up, d_act, cu_seqlens, impact, **options)
+
+        same_bytes(backward, gate_up, impact)
+
+
 def test_silu_over_its_range(emulated):
     gate = np.linspace(-110, 110, 300_000, dtype=np.float32)
     gate_up = np.concatenate([gate, np.ones_like(gate)])[None]
