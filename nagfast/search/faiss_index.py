@@ -66,7 +66,7 @@ class FaissIndex:
         nags: target NAGs (uint16 or uint32 [n, L, K]), kept for re-ranking.
         weights: sketch weight of each neuron (float32 [L, N]).
         index: FAISS index over the sketches.
-        parameters: kind, structure, dimensions, seed, probes, candidates, k, recall.
+        parameters: kind, structure, dimensions, seed, probes, candidates, recall_at, recall.
     """
 
     method: ClassVar[str] = "faiss"
@@ -93,7 +93,7 @@ class FaissIndex:
         if len(nags) == 0:
             raise ArgumentError("nags: got no targets; give at least one")
         weights = sketch_weights(nags, num_neurons, options.threads)
-        parameters = {"kind": kind, "dimensions": DIMENSIONS[kind], "seed": options.seed, "k": options.k}
+        parameters = {"kind": kind, "dimensions": DIMENSIONS[kind], "seed": options.seed, "recall_at": options.k}
         with faiss_threads(faiss, options.threads):
             index, structure = _empty_index(faiss, kind, len(nags))
             self = cls(nags, weights, index, parameters | {"structure": structure, "probes": 1, "candidates": 1})
@@ -124,6 +124,13 @@ class FaissIndex:
     def lists(self) -> int:
         """Inverted lists; 1 where there are none."""
         return int(getattr(self.index, "nlist", 1))
+
+    @property
+    def bytes(self) -> int:
+        """Memory taken beside the NAGs: codes and row numbers; what FAISS adds for its lists and tables is left out."""
+        code = getattr(self.index, "sa_code_size", None)  # binary indexes have code_size
+        per_target = int(code() if code is not None else self.index.code_size) + 8
+        return per_target * len(self.nags)
 
     def candidates(
         self, queries: Array, count: int, probes: int, threads: int | None = None
@@ -159,7 +166,7 @@ class FaissIndex:
             raise ArgumentError(f"k: got {k}; use at least 1")
         p = self.parameters
         # Beyond the k that it was tuned for, as many candidates a neighbour.
-        count = min(len(self.nags), max(k, p["candidates"], -(-p["candidates"] * k // p["k"])))
+        count = min(len(self.nags), max(k, p["candidates"], -(-p["candidates"] * k // p["recall_at"])))
         counts = np.full((len(queries), k), -1, np.int32)
         ids = np.full((len(queries), k), -1, np.int64)
         for first in range(0, len(queries), ROWS):
@@ -262,7 +269,7 @@ def _check_parameters(parameters: dict[str, Any], folder: Path) -> None:
     kind, structure = parameters.get("kind"), parameters.get("structure")
     if kind not in DIMENSIONS or structure not in ("flat", "ivf", "gpu-flat", "gpu-cagra"):
         raise NagfastError(f"{folder}: a faiss index of kind {kind!r} and structure {structure!r}; build it again")
-    for name in ("dimensions", "seed", "probes", "candidates", "k"):
+    for name in ("dimensions", "seed", "probes", "candidates", "recall_at"):
         value = parameters.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < (0 if name == "seed" else 1):
             raise NagfastError(f"{folder}: {name} of the faiss index is {value!r}; build it again")
