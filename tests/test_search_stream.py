@@ -148,6 +148,25 @@ def test_the_command_line_end_to_end(tmp_path, pool, targets, capsys):
     assert "40 targets, exact" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["exact", "ivf", "faiss", "minhash"])
+def test_every_method_goes_through_the_command_line(tmp_path, pool, targets, capsys, method):
+    batch, found = pool
+    near = store(tmp_path / "targets", targets)
+    assert run("index", "build", near.path, "--out", tmp_path / "i", "--method", method) == 0
+    assert f"40 targets, {method}" in capsys.readouterr().out
+    assert run("index", "query", tmp_path / "i", found.path, "--k", 3, "--out", tmp_path / "n.parquet") == 0
+    table = pq.read_table(tmp_path / "n.parquet")
+    counts, _ = reference_sets.nearest(batch.indices, targets.indices, SPEC.num_neurons, 3)
+    best = [row[0] if row else 0.0 for row in table["similarity"].to_pylist()]
+    truth = (counts[:, 0] / 18).tolist()
+    assert all(got <= true for got, true in zip(best, truth, strict=True))
+    if method != "minhash":  # which finds near-duplicates only
+        assert np.mean(np.equal(best, truth)) > 0.9
+    assert table["nag_distance"].to_pylist() == [1 - s for s in best]
+    assert run("index", "query", tmp_path / "i", found.path, "--reverse", "--out", tmp_path / "r.parquet") == 0
+    assert pq.read_table(tmp_path / "r.parquet").num_rows == 40
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

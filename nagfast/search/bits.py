@@ -17,7 +17,7 @@ from nagfast.search.base import Array, Found
 
 SEGMENT = 32_768
 """Targets built together."""
-ROWS_KEPT, ROWS_STREAMED = 16_384, 262_144
+ROWS_KEPT, ROWS_STREAMED = 65_536, 262_144
 
 
 class BitRows:
