@@ -129,7 +129,7 @@ def test_recall_counts_ties_as_found():
     assert without_self((counts, ids), np.array([0, 1]), 2).tolist() == [[9, 7], [9, 8]]
 
 
-@pytest.mark.parametrize("method", ["exact", "ivf"])
+@pytest.mark.parametrize("method", ["exact", "ivf", "faiss", "minhash"])
 def test_saved_and_opened_it_finds_the_same(tmp_path, method):
     targets, queries = clustered(300, 1, empty=[2]), clustered(60, 2)
     index = NearestTargets.build(targets, [f"t{i}" for i in range(300)], method=method, provenance={"from": "here"})
@@ -154,7 +154,7 @@ def test_auto_takes_lists_for_many(monkeypatch):
     assert NearestTargets.build(clustered(101)).method == "ivf"
 
 
-@pytest.mark.parametrize("method", ["exact", "ivf"])
+@pytest.mark.parametrize("method", ["exact", "ivf", "faiss", "minhash"])
 def test_a_damaged_file_is_refused(tmp_path, method):
     whole = tmp_path / "whole"
     NearestTargets.build(clustered(120, 1), method=method).save(whole)

@@ -72,7 +72,7 @@ def prepare(folder: Path, overwrite: bool) -> None:
 
 
 def _ours(path: Path) -> bool:
-    return path.name == MANIFEST or path.name.startswith(".") or path.suffix in {".npy", ".parquet", ".faiss"}
+    return path.name == MANIFEST or path.name.startswith(".") or path.suffix in {".npy", ".parquet", ".index"}
 
 
 def write_targets(folder: Path, nags: npt.NDArray[Any], docids: Sequence[str] | pa.ChunkedArray) -> list[str]:
