@@ -19,7 +19,7 @@ from nagfast import reference, reference_sets
 
 FIELDS = {
     "benchmark", "variant", "baseline", "params", "date", "rounds", "repeats", "seconds", "samples", "rates", "bytes",
-    "GB/s", "ratio", "check", "input_sha256", "peak_rss_bytes", "notes", "machine",
+    "GB/s", "ratio", "check", "found", "input_sha256", "peak_rss_bytes", "notes", "machine",
 }  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def extract(args: argparse.Namespace) -> int:
         log.info("--model_type %s is not one of the reference's; any gated causal model will do", args.model_type)
     columns = FINAL if args.format == "final" else Columns()
     out = Path(args.out_data_path)
-    backbone = Backbone.load(args.model_path)
+    backbone = Backbone.load(args.model_path, dtype=published_dtype())
     left_out = 0
     for path in sorted(Path(args.in_data_path).glob("*.parquet")) or [Path(args.in_data_path) / "*.parquet"]:
         done = out / f"{path.stem}.jsonl"
@@ -121,6 +121,13 @@ def extract(args: argparse.Namespace) -> int:
         written, empty = write_reference_jsonl(NagStore.open(store), done)
         log.info("%s: %d documents, %d without a NAG left out", done, written, empty)
     return 3 if left_out else 0
+
+
+def published_dtype() -> str:
+    """The reference's arithmetic: bfloat16 on GPUs, float32 on every CPU, those with bfloat16 products too."""
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"
 
 
 def rank(args: argparse.Namespace) -> None:
