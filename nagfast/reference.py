@@ -81,6 +81,16 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
 
 
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in eight bits and their scales (float [T, H] -> float8_e4m3fn [T, H], float32 [T, 1]).
+
+    The scale is max |x| / 448, the largest value of the format, 1 / 448 for a row of zeros; x is about out * scale.
+    """
+    largest = x.float().abs().amax(dim=-1, keepdim=True)
+    largest = torch.where(largest == 0, 1.0, largest)
+    return (x.float() * (448.0 / largest)).to(torch.float8_e4m3fn), largest / 448.0
+
+
 def norm_rotary(
     x: torch.Tensor,
     weight: torch.Tensor | None,

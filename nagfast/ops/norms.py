@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 
 from nagfast import reference
 from nagfast.errors import ArgumentError
 from nagfast.ops import dispatch
-from nagfast.ops.dispatch import extension_lacks, native_view, resolve_for, thread_count
+from nagfast.ops.dispatch import extension_lacks, native_view, require_columns, resolve_for, thread_count
+
+KERNEL_WIDTH = 16_384  # most values of a row that the kernels hold
 
 
 def add_rms_norm(
@@ -28,9 +32,71 @@ def add_rms_norm(
         weight: of the norm, [H].
         eps: added to the mean square.
         out: where the result goes, [T, H]; may be x. Default: a new tensor.
-        backend: auto, reference or cpp (CPU tensors).
+        backend: auto, reference, cpp (CPU tensors) or triton (GPU tensors).
         threads: CPU threads, default as many as torch uses.
     """
+    _check_norm(x, residual, weight, out)
+    chosen = resolve_for(
+        x.device, backend, cpp_lacks=extension_lacks("add_rms_norm"), triton_lacks=_too_wide(x.shape[1])
+    )
+    if chosen == "triton":
+        out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+        import_module("nagfast.kernels.rms_norm").add_rms_norm(x, residual, weight, eps, out)
+        return out
+    normed = _reference_norm(x, residual, weight, eps)
+    return normed if out is None else out.copy_(normed)
+
+
+def add_rms_norm_quantized(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    backend: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """quantize_rows(add_rms_norm(...)) in one pass, the same to the bit.
+
+    Args:
+        x: see add_rms_norm.
+        residual: see add_rms_norm.
+        weight: see add_rms_norm.
+        eps: see add_rms_norm.
+        backend: auto, reference or triton (GPU tensors).
+
+    Returns:
+        float8_e4m3fn [T, H] and float32 [T, 1].
+    """
+    _check_norm(x, residual, weight, None)
+    chosen = resolve_for(x.device, backend, cpp_lacks="eight bits", triton_lacks=_too_wide(x.shape[1]))
+    if chosen == "reference":
+        return reference.quantize_rows(_reference_norm(x, residual, weight, eps))
+    out, scale = _new_rows(x)
+    import_module("nagfast.kernels.rms_norm").add_rms_norm(x, residual, weight, eps, out, scale)
+    return out, scale
+
+
+def quantize_rows(x: torch.Tensor, *, backend: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows in eight bits, for matrix products that take a scale per row: x is about out * scale.
+
+    Args:
+        x: float32 or bfloat16 [T, H], the columns contiguous.
+        backend: auto, reference or triton (GPU tensors).
+
+    Returns:
+        float8_e4m3fn [T, H] and float32 [T, 1], max |x| / 448 (1 / 448 for a row of zeros).
+    """
+    if x.ndim != 2:
+        raise ArgumentError(f"x: got {list(x.shape)}; give [T, H]")
+    require_columns(x=x)
+    if resolve_for(x.device, backend, cpp_lacks="eight bits", triton_lacks=_too_wide(x.shape[1])) == "reference":
+        return reference.quantize_rows(x)
+    out, scale = _new_rows(x)
+    import_module("nagfast.kernels.quantize").quantize_rows(x, out, scale)
+    return out, scale
+
+
+def _check_norm(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, out: torch.Tensor | None) -> None:
     for name, other in (("residual", residual), ("out", out)):
         if other is not None and (other.shape != x.shape or other.dtype != x.dtype):
             raise ArgumentError(
@@ -38,12 +104,22 @@ def add_rms_norm(
             )
     if x.ndim != 2 or weight.shape != x.shape[1:]:
         raise ArgumentError(f"x: got {list(x.shape)} with a weight of {list(weight.shape)}; give [T, H] and [H]")
-    lacks = extension_lacks("add_rms_norm")
-    resolve_for(x.device, backend, cpp_lacks=lacks, triton_lacks="add_rms_norm")
-    if residual is not None:
-        residual.add_(x)
-    normed = reference.rms_norm((x if residual is None else residual).float(), weight.float(), eps)
-    return normed.to(x.dtype) if out is None else out.copy_(normed)
+    require_columns(x=x, residual=residual, out=out)
+
+
+def _too_wide(width: int) -> str:
+    """What resolve_for is told of rows that the kernels do not hold in registers."""
+    return f"rows of {width} (above {KERNEL_WIDTH})" if width > KERNEL_WIDTH else ""
+
+
+def _reference_norm(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    base = x if residual is None else residual.add_(x)
+    return reference.rms_norm(base.float(), weight.float(), eps).to(x.dtype)
+
+
+def _new_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    return out, torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
 
 
 def norm_rotary(
@@ -63,19 +139,41 @@ def norm_rotary(
             merged product), heads and dim are contiguous.
         weight: of the norm, [dim]; None leaves the norm out.
         eps: added to the mean square.
-        cos: [T, dim]; None leaves the rotary embedding out.
-        sin: [T, dim]; None with cos.
-        backend: auto, reference or cpp (CPU tensors); cpp knows float32 with a rotary embedding.
+        cos: float32 or bfloat16 [T, dim]; None leaves the rotary embedding out.
+        sin: as cos; None with it.
+        backend: auto, reference, cpp (CPU tensors) or triton (GPU tensors); cpp knows float32 with a rotary embedding.
         threads: CPU threads, default as many as torch uses.
     """
     if (cos is None) != (sin is None):
         raise ArgumentError("cos, sin: one of them is None; give both or neither")
     if weight is None and cos is None:
         return
+    _check_heads(x, weight, cos, sin)
     lacks = "bfloat16" if x.dtype != torch.float32 else "a norm without a rotary embedding" if cos is None else ""
-    if resolve_for(x.device, backend, cpp_lacks=lacks, triton_lacks="norm_rotary") == "reference":
+    chosen = resolve_for(x.device, backend, cpp_lacks=lacks)
+    if chosen == "triton":
+        import_module("nagfast.kernels.norm_rotary").norm_rotary(x, weight, eps, cos, sin)
+        return
+    if chosen == "reference":
         parts = [None if part is None else part.float() for part in (weight, cos, sin)]
         x.copy_(reference.norm_rotary(x.float(), parts[0], eps, *parts[1:]))
         return
     arrays = [None if part is None else native_view(part.float(), "norm_rotary") for part in (weight, cos, sin)]
     dispatch.extension().norm_rotary(native_view(x, "x"), arrays[0], eps, *arrays[1:], threads=thread_count(threads))
+
+
+def _check_heads(
+    x: torch.Tensor, weight: torch.Tensor | None, cos: torch.Tensor | None, sin: torch.Tensor | None
+) -> None:
+    tokens, _, dim = x.shape
+    if dim % 2 or (x.shape[1] > 1 and x.stride(1) != dim):
+        raise ArgumentError(
+            f"x: got {list(x.shape)} with strides {list(x.stride())}; give [T, heads, dim], heads and dim contiguous "
+            "and dim even"
+        )
+    require_columns(x=x)
+    if weight is not None and weight.shape != (dim,):
+        raise ArgumentError(f"weight: got {list(weight.shape)}; give [{dim}]")
+    for name, angles in (("cos", cos), ("sin", sin)):
+        if angles is not None and (angles.shape != (tokens, dim) or not angles.is_contiguous()):
+            raise ArgumentError(f"{name}: got {list(angles.shape)}; give [{tokens}, {dim}], contiguous")
