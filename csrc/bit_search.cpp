@@ -17,7 +17,7 @@ namespace {
 // Queries taken together, so that their results stay within kHeapBytes. Many, as every one of their turns reads all
 // rows from memory.
 constexpr int64_t kHeapBytes = int64_t{32} << 20;
-constexpr int64_t kMostQueries = 16384;
+constexpr int64_t kMostQueries = 65536;
 // Items whose sums are kept between two groups of layers: 640 bytes each.
 constexpr int64_t kBitTogether = 1024;
 
@@ -97,20 +97,25 @@ struct BitItem {
 
 }  // namespace
 
-// The searching of one thread for the queries [first, last).
+// The searching of one thread.
 template <typename Index>
 class BitSearcher {
  public:
-  BitSearcher(const BitTargets& targets, const NagView<Index>& queries, int64_t first, int64_t last, int64_t first_id,
-              Isa isa)
+  BitSearcher(const BitTargets& targets, const NagView<Index>& queries, int64_t first_id, Isa isa)
       : targets_(targets),
         first_id_(first_id),
         find_lanes_(finder(isa)),
-        lists_(queries, first, last),
+        lists_(queries),
         planes_(bit_planes(targets.layers() * targets.k())),
         sums_(static_cast<size_t>(kBitTogether * planes_)) {
     task_.planes = planes_;
     task_.mask = &mask_;
+  }
+
+  // Takes the queries [first, last), the only ones that are searched for until more are taken.
+  void take(int64_t first, int64_t last) {
+    first_taken_ = first;
+    lists_.take(last - first, [=](int64_t i) { return first + i; });
   }
 
   // Merges targets of a block into the results heap_of(query) of the queries of item_of(0..count).
@@ -122,6 +127,7 @@ class BitSearcher {
     lowest_ = targets_.lowest_id(block) + first_id_;
     for (int64_t start = 0; start < count; start += kBitTogether) {
       const int64_t size = std::min(kBitTogether, count - start);
+      if (first_taken_ < 0) lists_.take(size, [&](int64_t i) { return item_of(start + i).query; });
       open_.resize(static_cast<size_t>(size));
       int64_t bounds = 0;
       for (int64_t i = 0; i < size; ++i) {
@@ -173,11 +179,14 @@ class BitSearcher {
     const int64_t left = (targets_.layers() - end) * targets_.k();
     task_.fresh = start == 0;
     size_t kept = 0;
-    int64_t numbers[kBitBatch];
+    int64_t places[kBitBatch];
     for (size_t from = 0; from < open_.size(); from += kBitBatch) {
       const size_t size = std::min<size_t>(kBitBatch, open_.size() - from);
-      for (size_t i = 0; i < size; ++i) numbers[i] = open_[from + i].item.query;
-      lists_.look_up(targets_.map(block_), targets_.neurons(), start, end, numbers, static_cast<int64_t>(size));
+      for (size_t i = 0; i < size; ++i) {
+        const Open& open = open_[from + i];
+        places[i] = first_taken_ < 0 ? open.place : open.item.query - first_taken_;
+      }
+      lists_.look_up(targets_.map(block_), targets_.neurons(), start, end, places, static_cast<int64_t>(size));
       for (size_t i = 0; i < size; ++i) {
         const Open open = open_[from + i];
         task_.list = lists_.list(static_cast<int64_t>(i));
@@ -219,7 +228,7 @@ class BitSearcher {
   }
 
   const BitTargets& targets_;
-  const int64_t first_id_;
+  int64_t first_id_;
   const Finder find_lanes_;
   RowLists<Index> lists_;
   const int planes_;
@@ -227,6 +236,7 @@ class BitSearcher {
   std::vector<Open> open_;
   BitRow mask_;
   BitTask task_{};
+  int64_t first_taken_ = -1;  // -1: every search takes its own queries
   int64_t block_ = 0;
   const int64_t* ids_ = nullptr;
   int64_t lowest_ = 0;
@@ -287,7 +297,8 @@ void BitTargets::search(const NagView<Index>& queries, const NearestResults& res
                         Isa isa) const {
   require_documents("queries", queries, neurons_, threads);
   for_batches(queries, results, threads, [&](int64_t start, int64_t end, const auto& heap) {
-    BitSearcher<Index> searcher(*this, queries, start, end, first, isa);
+    BitSearcher<Index> searcher(*this, queries, first, isa);
+    searcher.take(start, end);
     for (size_t block = 0; block < blocks_.size(); ++block) {
       const auto item = [&](int64_t i) { return BitItem{start + i, 0, blocks_[block].lanes}; };
       searcher.search(static_cast<int64_t>(block), end - start, item, heap);
@@ -300,7 +311,7 @@ void BitTargets::search_lists(const NagView<Index>& queries, const int32_t* prob
                               const NearestResults& results, int64_t first, int threads, Isa isa) const {
   require_documents("queries", queries, neurons_, threads);
   for_batches(queries, results, threads, [&](int64_t start, int64_t end, const auto& heap) {
-    BitSearcher<Index> searcher(*this, queries, start, end, first, isa);
+    BitSearcher<Index> searcher(*this, queries, first, isa);
     const Probed probed = sort_probes(probes, width, start, end, lists());
     std::vector<BitItem> items;
     for (auto range = ranges_.begin(); range != ranges_.end();) {

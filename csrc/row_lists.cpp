@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "prefetch.h"
-
 namespace nagfast {
 namespace {
 
@@ -41,40 +39,27 @@ int64_t odd_lines(int64_t entries) {
 }  // namespace
 
 template <typename Index>
-RowLists<Index>::RowLists(const NagView<Index>& queries, int64_t first, int64_t last)
-    : layers_(queries.layers),
-      k_(queries.k),
-      first_(first),
-      taken_count_(last - first),
-      stride_(odd_lines(layers_ * k_ + kBitGroup)),
-      taken_(static_cast<size_t>(layers_ * taken_count_ * k_)),
-      empty_(static_cast<size_t>(taken_count_)),
-      lists_(static_cast<size_t>(kBitBatch * stride_)) {
-  for (int64_t i = 0; i < taken_count_; ++i) {
-    empty_[static_cast<size_t>(i)] = queries.starts_with_sentinel(first + i);
-    const Index* from = queries.document(first + i);
-    Index* to = taken_.data() + i * k_;
-    for (int64_t l = 0; l < layers_; ++l, from += queries.layer_stride, to += taken_count_ * k_) {
-      std::memcpy(to, from, static_cast<size_t>(k_) * sizeof(Index));
-    }
-  }
-}
+RowLists<Index>::RowLists(const NagView<Index>& queries)
+    : queries_(queries),
+      stride_(odd_lines(queries.layers * queries.k + kBitGroup)),
+      lists_(static_cast<size_t>(kBitBatch * stride_)) {}
 
 template <typename Index>
-void RowLists<Index>::look_up(const uint32_t* map, int64_t neurons, int64_t start, int64_t end, const int64_t* numbers,
+void RowLists<Index>::look_up(const uint32_t* map, int64_t neurons, int64_t start, int64_t end, const int64_t* places,
                               int64_t size) {
+  const int64_t k = queries_.k;
   std::fill(counts_, counts_ + size, int64_t{0});
   map += start * neurons;
   for (int64_t l = start; l < end; ++l, map += neurons) {
-    const Index* layer = taken_.data() + (l * taken_count_ - first_) * k_;
+    const Index* layer = taken_.data() + l * size_ * k;
     for (int64_t i = 0; i < size; ++i) {
-      const Index* indices = layer + numbers[i] * k_;
-      if (empty_[static_cast<size_t>(numbers[i] - first_)]) continue;
+      const Index* indices = layer + places[i] * k;
+      if (empty_[static_cast<size_t>(places[i])]) continue;
       uint32_t* rows = lists_.data() + i * stride_;
       int64_t count = counts_[i];
       int64_t j = 0;
-      for (; j + 4 <= k_; j += 4) append_four(map, indices + j, rows, count);
-      for (; j < k_; ++j) append(map, indices[j], rows, count);
+      for (; j + 4 <= k; j += 4) append_four(map, indices + j, rows, count);
+      for (; j < k; ++j) append(map, indices[j], rows, count);
       counts_[i] = count;
     }
   }

@@ -2,11 +2,14 @@
 // Looks up the rows of bits of many queries in one block.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "bit_search.h"
 #include "nag_view.h"
+#include "prefetch.h"
 
 namespace nagfast {
 
@@ -19,27 +22,54 @@ constexpr int64_t kBitBatch = 256;
 template <typename Index>
 class RowLists {
  public:
-  // Takes the queries [first, last): O((last - first) * layers * k).
-  RowLists(const NagView<Index>& queries, int64_t first, int64_t last);
+  explicit RowLists(const NagView<Index>& queries);
 
-  // Lists the rows of the layers [start, end) of the queries numbers[0, size), size at most kBitBatch, all of those
-  // taken. map [layers, neurons]: bytes from the block's rows, 0 where it has none. O(size * (end - start) * k).
-  void look_up(const uint32_t* map, int64_t neurons, int64_t start, int64_t end, const int64_t* numbers, int64_t size);
+  // Takes the queries number_of(0..size) in place of those taken before: O(size * layers * k).
+  template <typename NumberOf>
+  void take(int64_t size, const NumberOf& number_of);
+
+  // Lists the rows of the layers [start, end) of the queries at places[0, size) among those taken, size at most
+  // kBitBatch. map [layers, neurons]: bytes from the block's rows, 0 where it has none. O(size * (end - start) * k).
+  void look_up(const uint32_t* map, int64_t neurons, int64_t start, int64_t end, const int64_t* places, int64_t size);
 
   // The rows of the i-th query looked up, filled up with the zero row to a multiple of kBitGroup.
   const uint32_t* list(int64_t i) const { return lists_.data() + i * stride_; }
   int64_t padded(int64_t i) const { return (counts_[i] + kBitGroup - 1) / kBitGroup * kBitGroup; }
 
  private:
-  int64_t layers_;
-  int64_t k_;
-  int64_t first_;
-  int64_t taken_count_;
+  // Sends for a query to be taken.
+  NAGFAST_ALWAYS_INLINE void send_for(int64_t query) const {
+    const Index* indices = queries_.document(query);
+    for (int64_t l = 0; l < queries_.layers; ++l) NAGFAST_PREFETCH(indices + l * queries_.layer_stride);
+  }
+
+  const NagView<Index>& queries_;
+  int64_t size_ = 0;
   int64_t stride_;
-  std::vector<Index> taken_;  // [layers, taken_count_, k]
-  std::vector<char> empty_;   // [taken_count_]: without a NAG
+  std::vector<Index> taken_;  // [layers, size_, k]
+  std::vector<char> empty_;   // [size_]: without a NAG
   std::vector<uint32_t> lists_;
   int64_t counts_[kBitBatch] = {};
 };
+
+template <typename Index>
+template <typename NumberOf>
+void RowLists<Index>::take(int64_t size, const NumberOf& number_of) {
+  constexpr int64_t kAhead = 8;
+  const int64_t k = queries_.k;
+  size_ = size;
+  taken_.resize(std::max(taken_.size(), static_cast<size_t>(queries_.layers * size * k)));
+  empty_.resize(static_cast<size_t>(size));
+  for (int64_t i = 0; i < size; ++i) {
+    if (i + kAhead < size) send_for(number_of(i + kAhead));
+    const int64_t query = number_of(i);
+    empty_[static_cast<size_t>(i)] = queries_.starts_with_sentinel(query);
+    const Index* from = queries_.document(query);
+    Index* to = taken_.data() + i * k;
+    for (int64_t l = 0; l < queries_.layers; ++l, from += queries_.layer_stride, to += size * k) {
+      std::memcpy(to, from, static_cast<size_t>(k) * sizeof(Index));
+    }
+  }
+}
 
 }  // namespace nagfast

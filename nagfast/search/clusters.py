@@ -19,6 +19,8 @@ from nagfast.search.bits import BitRows
 SAMPLE_PER_LIST = 64
 ITERATIONS = 8
 ROUNDS = 8
+MOVES = 6
+"""At most so often, prototypes that are hardly missed are moved to documents that none is near to."""
 SETTLED = 0.01
 """Share of the sample that still moves when training stops."""
 
@@ -109,9 +111,24 @@ def _divide(
 
 
 def _train(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, threads: int | None) -> Array:
-    prototypes = _start(nags, num_neurons, lists, rng, threads)
+    """Prototypes of a sample (uint16 or uint32 [lists, L, K])."""
+    prototypes = _settle(nags, _start(nags, num_neurons, lists, rng, threads), num_neurons, ITERATIONS, rng, threads)
+    for _ in range(MOVES):
+        moved = _move(nags, prototypes, num_neurons, rng, threads)
+        import sys; print("moved", moved, len(prototypes), len(nags), file=sys.stderr)
+        if moved == 0:
+            break
+        prototypes = _settle(nags, prototypes, num_neurons, 2, rng, threads)
+    return prototypes
+
+
+def _settle(
+    nags: Array, prototypes: Array, num_neurons: int, iterations: int, rng: np.random.Generator, threads: int | None
+) -> Array:
+    """Alternate assignment and modes until few documents still move."""
+    lists = len(prototypes)
     before = np.full(len(nags), -1, np.int32)
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         assignment, _ = _assign(nags, np.arange(len(nags)), prototypes, num_neurons, threads)
         if (assignment != before).mean() <= SETTLED:
             break
@@ -121,6 +138,33 @@ def _train(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, 
         found[unused] = nags[np.sort(rng.choice(len(nags), int(unused.sum()), replace=False))]
         prototypes = found
     return prototypes
+
+
+def _move(
+    nags: Array, prototypes: Array, num_neurons: int, rng: np.random.Generator, threads: int | None
+) -> int:
+    """Move prototypes, in place, to documents where they win more neurons in common than they lose; how many moved.
+
+    k-modes alone keeps what its starting points gave it: two prototypes share one cluster while the documents of
+    another are scattered over lists they have nothing to do with.
+    """
+    lists = len(prototypes)
+    counts, near = BitRows(prototypes, num_neurons).search(nags, 2, threads=threads)
+    covered = counts[:, 0]
+    # What its documents lose when each of them goes to its second nearest prototype.
+    losses = np.bincount(near[:, 0], weights=covered - counts[:, 1], minlength=lists)
+    # What documents win that one of them becomes a prototype, itself left out.
+    wanted = min(max(lists // 4, 1), len(nags))
+    worst = np.argsort(covered, kind="stable")[: max(len(nags) // 4, wanted)]
+    chosen = np.sort(rng.choice(worst, wanted, replace=False))
+    nearest, shared = _assign(nags, np.arange(len(nags)), nags[chosen], num_neurons, threads)
+    wins = np.maximum(shared - covered, 0)
+    wins[chosen] = 0
+    gains = np.bincount(nearest, weights=wins, minlength=wanted)
+    best, least = np.argsort(-gains, kind="stable"), np.argsort(losses, kind="stable")[:wanted]
+    swaps = int((gains[best[: len(least)]] > losses[least]).sum())
+    prototypes[least[:swaps]] = nags[chosen[best[:swaps]]]
+    return swaps
 
 
 def _start(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, threads: int | None) -> Array:
