@@ -21,6 +21,9 @@ constexpr int64_t kMostQueries = 65536;
 // Items whose sums are kept between two groups of layers: 640 bytes each.
 constexpr int64_t kBitTogether = 1024;
 
+// Rows of the next block that each item sends for at most.
+constexpr int64_t kMostSent = 64;
+
 int64_t queries_together(int64_t k) {
   const int64_t fitting = kHeapBytes / (k * static_cast<int64_t>(sizeof(NearestKey)));
   return std::clamp(fitting, int64_t{256}, kMostQueries);
@@ -121,9 +124,13 @@ class BitSearcher {
   // Merges targets of a block into the results heap_of(query) of the queries of item_of(0..count).
   template <typename ItemOf, typename HeapOf>
   void search(int64_t block, int64_t count, const ItemOf& item_of, const HeapOf& heap_of) {
+    if (count == 0) return;
     block_ = block;
     task_.rows = targets_.rows(block);
     ids_ = targets_.ids(block);
+    next_ = targets_.begin(block + 1);
+    next_end_ = targets_.begin(block + 2);
+    share_ = std::min((next_end_ - next_ + count - 1) / count, kMostSent);
     lowest_ = targets_.lowest_id(block) + first_id_;
     for (int64_t start = 0; start < count; start += kBitTogether) {
       const int64_t size = std::min(kBitTogether, count - start);
@@ -192,6 +199,7 @@ class BitSearcher {
         task_.list = lists_.list(static_cast<int64_t>(i));
         task_.count = lists_.padded(static_cast<int64_t>(i));
         task_.bound = std::max<int64_t>(0, open.bound - left);
+        if (start == 0) send_for_next();
         task_.sums = sums_.data() + (whole && start == 0 ? 0 : open.place) * planes_;
         task_.first_word = open.item.first / 64;
         task_.last_word = (open.item.last + 63) / 64;
@@ -204,6 +212,12 @@ class BitSearcher {
       }
     }
     open_.resize(kept);
+  }
+
+  // Sends for a share of the next block.
+  NAGFAST_ALWAYS_INLINE void send_for_next() {
+    const BitRow* end = std::min(next_ + share_, next_end_);
+    for (; next_ < end; ++next_) NAGFAST_PREFETCH(next_);
   }
 
   // Merges the targets of an item's lanes in the mask into the results of its query.
@@ -240,6 +254,9 @@ class BitSearcher {
   int64_t block_ = 0;
   const int64_t* ids_ = nullptr;
   int64_t lowest_ = 0;
+  const BitRow* next_ = nullptr;  // [next_, next_end_): of the next block, not yet sent for
+  const BitRow* next_end_ = nullptr;
+  int64_t share_ = 0;
 };
 
 namespace {

@@ -7,6 +7,8 @@
 namespace nagfast {
 namespace {
 
+constexpr int64_t kLine = 64;
+
 // Without a branch: whether a neuron is there is as good as random.
 void append(const uint32_t* map, uint64_t index, uint32_t* list, int64_t& count) {
   const uint32_t offset = map[index];
@@ -32,8 +34,8 @@ void append_four(const uint32_t* map, const uint32_t* indices, uint32_t* list, i
 // Room for so many entries in an odd number of cache lines, so that the lists of a batch do not meet in a few sets of
 // the cache.
 int64_t odd_lines(int64_t entries) {
-  constexpr int64_t kLine = 64 / sizeof(uint32_t);
-  return ((entries + kLine - 1) / kLine | 1) * kLine;
+  constexpr int64_t kPerLine = kLine / sizeof(uint32_t);
+  return ((entries + kPerLine - 1) / kPerLine | 1) * kPerLine;
 }
 
 }  // namespace
@@ -49,10 +51,17 @@ void RowLists<Index>::look_up(const uint32_t* map, int64_t neurons, int64_t star
                               int64_t size) {
   const int64_t k = queries_.k;
   std::fill(counts_, counts_ + size, int64_t{0});
+  const int64_t map_bytes = neurons * static_cast<int64_t>(sizeof *map);
+  const int64_t share = (map_bytes / kLine + size - 1) / size * kLine;  // of the next layer's map, sent for by each
   map += start * neurons;
   for (int64_t l = start; l < end; ++l, map += neurons) {
+    const int64_t more = l + 1 < end ? map_bytes : 0;
+    const char* following = reinterpret_cast<const char*>(map + neurons);
     const Index* layer = taken_.data() + l * size_ * k;
     for (int64_t i = 0; i < size; ++i) {
+      for (int64_t byte = i * share; byte < std::min((i + 1) * share, more); byte += kLine) {
+        NAGFAST_PREFETCH(following + byte);
+      }
       const Index* indices = layer + places[i] * k;
       if (empty_[static_cast<size_t>(places[i])]) continue;
       uint32_t* rows = lists_.data() + i * stride_;
