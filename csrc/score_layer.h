@@ -61,6 +61,7 @@ void add_single_of(const ScoreLayer<Index, Count>& layer) {
   const int64_t k = kK > 0 ? kK : layer.k;
   for (int64_t d = 0; d < layer.count; ++d) {
     prefetch_row(layer, d);
+    __builtin_prefetch(reinterpret_cast<const void*>(layer.ahead + 64 * static_cast<uintptr_t>(d)));
     const Index* row = layer.rows[d].indices + layer.offset;
     uint64_t sums[4] = {};
     int64_t i = 0;
