@@ -18,7 +18,8 @@ from nagfast import gradients, ops
 from nagfast.backbone import Backbone
 from nagfast.config import ExtractConfig
 from nagfast.errors import ArgumentError, SpecMismatchError
-from nagfast.extraction import default_batch_tokens, extract, run_extract, token_nags
+from nagfast.extract_job import run_extract
+from nagfast.extraction import default_batch_tokens, extract, token_nags
 from nagfast.packing import encode
 from nagfast.scorer import Scorer
 from nagfast.store import NagStore

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors", "schema", "config", "env"},
+    {"errors", "schema", "config", "env", "ranks"},
     {"reference", "reference_sets", "_C", "kernels", "bundled"},
     {
         "ops",
@@ -41,7 +41,7 @@ LAYERS = [
         "selection",
         "search",
     },
-    {"extraction"},
+    {"steps", "text_shards", "extraction", "extract_job"},
     {"scorer", "adapters", "analysis", "bundled.train"},
     {"commands", "cli", "__init__", "demo"},
 ]
