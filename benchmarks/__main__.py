@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nagfast import env
-from nagfast.benchmarks import actgrad, extract, native, nearest, separation, storage  # noqa: F401 - registration
+from nagfast.benchmarks import actgrad, extract, native, nearest, separation, storage, tokenize_text  # noqa: F401
 from nagfast.benchmarks.harness import REGISTRY, RESULTS, CheckFailedError, append_json, run, table
 from nagfast.cli import Parser
 
@@ -20,20 +20,22 @@ STUDIES: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="nagfast bench", description=__doc__)
-    commands = parser.add_subparsers(
-        dest="name", metavar="NAME", required=True, title="benchmarks", parser_class=Parser
+    about = {name: (setup.__doc__ or "").splitlines()[0] for name, (setup, _) in REGISTRY.items()}
+    listed = about | {name: first for name, (_, first) in STUDIES.items()}
+    parser = Parser(
+        prog="nagfast bench",
+        description=__doc__,
+        epilog="\n".join(["benchmarks:", *(f"  {name:12s}{first}" for name, first in listed.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name, (setup, add_options) in REGISTRY.items():
-        first = (setup.__doc__ or "").splitlines()[0]
-        sub = commands.add_parser(name, help=first, description=first)
+    commands = parser.add_subparsers(dest="name", metavar="NAME", required=True, parser_class=Parser)
+    for name, (_, add_options) in REGISTRY.items():
+        sub = commands.add_parser(name, description=about[name])
         sub.add_argument("--rounds", type=int, help="samples per variant")
         sub.add_argument("--warmup", type=int, help="calls of every variant before the first sample")
         sub.add_argument("--min-seconds", type=float, help="repeat short calls until a sample takes this long")
         sub.add_argument("--out", type=Path, default=RESULTS, help=f"folder of the JSON lines (default: {RESULTS})")
         add_options(sub)
-    for name, (_, first) in STUDIES.items():
-        commands.add_parser(name, help=first)
     return parser
 
 
