@@ -24,8 +24,7 @@ import numpy as np
 
 from nagfast import env
 
-_HERE = Path(__file__).resolve().parent
-RESULTS = _HERE / "results" if (_HERE.parent / "pyproject.toml").is_file() else Path("bench-results")
+RESULTS = Path(__file__).resolve().parent / "results"
 Variant = Callable[[int], object]
 
 

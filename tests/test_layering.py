@@ -25,11 +25,21 @@ LAYERS = [
     }
     | {"store_writer", "store", "interchange", "duck", "relations", "similarity", "minhash"},
     {
+        "placing",
+        "sinks",
+        "varlen",
         "attention",
         "fingerprints",
-        "fused_attention",
         "taps",
+        "merging",
         "mlp",
+        "generic",
+        "checking",
+        "plain",
+        "products",
+        "float8",
+        "runner",
+        "loading",
         "backbone",
         "head",
         "mlp_backward",
@@ -43,16 +53,15 @@ LAYERS = [
     },
     {"extraction"},
     {"scorer", "adapters", "analysis", "bundled.train"},
-    {"commands", "cli", "__init__", "demo", "benchmarks"},
+    {"commands", "cli", "__init__", "demo"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 def module_name(path):
     """nagfast/store.py -> store, nagfast/analysis/tsne.py -> analysis, kernels/x.py -> kernels."""
-    for beside in ("kernels", "benchmarks"):
-        if path.is_relative_to(ROOT / beside):
-            return beside
+    if path.is_relative_to(ROOT / "kernels"):
+        return "kernels"
     parts = path.relative_to(ROOT / "nagfast").with_suffix("").parts
     dotted = ".".join(parts)
     return dotted if dotted in RANK else parts[0]
@@ -78,7 +87,7 @@ def imported(path):
             yield from ("__init__" if name.startswith("__") else name for name in names)
 
 
-MODULES = sorted(path for room in ("nagfast", "kernels", "benchmarks") for path in (ROOT / room).rglob("*.py"))
+MODULES = sorted([*(ROOT / "nagfast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
