@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nagfast.backbone import Backbone, Measure
+from nagfast.backbone import Backbone
 from nagfast.errors import ArgumentError
-from nagfast.gradients import act_grad_nags, batch_tokens_for
+from nagfast.gradients import batch_tokens_for, start_act_grad_nags
 from nagfast.overlap import Prefetch
 from nagfast.packing import PackedBatch
 from nagfast.prefix import Ints, encode_first
 from nagfast.progress import Progress
 from nagfast.schema import NagBatch, NagSpec
-from nagfast.steps import Pending, Ready, Steps
+from nagfast.sinks import Measure
+from nagfast.steps import Awaited, Steps
 
 Array = npt.NDArray[Any]
 Nags = dict[str, Array]
@@ -126,19 +128,37 @@ def default_batch_tokens(backbone: Backbone, impact: str) -> int:
     return batch_tokens_for(backbone, most) if impact == "act_grad" else most
 
 
-def _start(backbone: Backbone, specs: dict[str, NagSpec]) -> Callable[[PackedBatch], Pending[Nags]]:
+def _start(backbone: Backbone, specs: dict[str, NagSpec]) -> Callable[[PackedBatch], Awaited[Nags]]:
     spec = next(iter(specs.values()))
     # K may differ between neuron types only through --top-ratio: each K has a pass of its own.
     by_k: dict[int, list[str]] = {}
     for name, each in specs.items():
         by_k.setdefault(each.top_k, []).append(name)
 
-    def start(batch: PackedBatch) -> Pending[Nags]:
+    def start(batch: PackedBatch) -> Awaited[Nags]:
         if spec.impact == "act_grad":
-            return Ready({"fwd_up": act_grad_nags(backbone, batch, spec.top_k, spec.reduction)})
-        found: Nags = {}
-        for top_k, names in by_k.items():
-            found |= backbone.nags(batch, top_k, Measure(tuple(names), spec.reduction))
-        return Ready(found)
+            return _ActGrad(start_act_grad_nags(backbone, batch, spec.top_k, spec.reduction))
+        measures = [(k, Measure(tuple(names), spec.reduction)) for k, names in by_k.items()]
+        return _Together([backbone.start_nags(batch, top_k, measure) for top_k, measure in measures])
 
     return start
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Several results as one."""
+
+    pending: list[Awaited[Nags]]
+
+    def result(self) -> Nags:
+        return {name: indices for each in self.pending for name, indices in each.result().items()}
+
+
+@dataclass(frozen=True)
+class _ActGrad:
+    """NAGs under the name of their neuron type."""
+
+    pending: Awaited[Array]
+
+    def result(self) -> Nags:
+        return {"fwd_up": self.pending.result()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -30,23 +29,11 @@ R_co = TypeVar("R_co", covariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
 
 
-class Pending(Protocol[R_co]):
-    """A result that may still be on its way from the device."""
+class Awaited(Protocol[R_co]):
+    """A result that may still be on its way from the device (sinks.Pending is one)."""
 
     def result(self) -> R_co:
         """Wait for it; out of memory may come out here too."""
-
-
-@dataclass(frozen=True)
-class Ready(Generic[R]):
-    """A result that is there."""
-
-    value: R
-    """What result gives."""
-
-    def result(self) -> R:
-        """The value."""
-        return self.value
 
 
 class Part(Protocol[R_contra]):
@@ -63,7 +50,7 @@ class Part(Protocol[R_contra]):
 class Steps(Generic[R]):
     """Runs parts in steps of at most `batch_tokens` tokens; once a size did not fit, later steps are half of it."""
 
-    def __init__(self, start: Callable[[PackedBatch], Pending[R]], batch_tokens: int, device: torch.device) -> None:
+    def __init__(self, start: Callable[[PackedBatch], Awaited[R]], batch_tokens: int, device: torch.device) -> None:
         """Begin with nothing under way.
 
         Args:
@@ -74,7 +61,7 @@ class Steps(Generic[R]):
         self.batch_tokens = batch_tokens
         self._start, self._device = start, device
         self._waiting: deque[tuple[Any, PackedBatch]] = deque()
-        self._under_way: deque[tuple[Any, PackedBatch, Pending[R]]] = deque()
+        self._under_way: deque[tuple[Any, PackedBatch, Awaited[R]]] = deque()
         self._left: Counter[int] = Counter()  # batches not yet taken, by id of the part
 
     def run(self, parts: Iterable[P]) -> Iterator[P]:
@@ -120,7 +107,7 @@ class Steps(Generic[R]):
             return
         self._again(part, batch)
 
-    def _end(self, part: Part[R], batch: PackedBatch, pending: Pending[R]) -> bool:
+    def _end(self, part: Part[R], batch: PackedBatch, pending: Awaited[R]) -> bool:
         """Take a result; whether it was the part's last."""
         try:
             found = pending.result()
