@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks import baselines, extract, shapes
-from benchmarks.harness import Benchmark, Check, hash_inputs, register
 from nagfast import env
 from nagfast.backbone import Backbone
+from nagfast.benchmarks import baselines, extract, shapes
+from nagfast.benchmarks.harness import Benchmark, Check, hash_inputs, register
 from nagfast.extraction import default_batch_tokens, token_nags
 
 OVERLAP = 0.999  # below it more than near-ties differ

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from benchmarks import baselines, shapes
-from benchmarks.harness import Benchmark, Check, Variant, hash_inputs, register
 from nagfast import env
 from nagfast.backbone import Backbone
+from nagfast.benchmarks import baselines, shapes
+from nagfast.benchmarks.harness import Benchmark, Check, Variant, hash_inputs, register
 from nagfast.extraction import BATCH_TOKENS, token_nags
 
 MAX_LENGTH = 120
