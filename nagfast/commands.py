@@ -6,7 +6,7 @@ import logging
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +14,10 @@ import pyarrow.parquet as pq
 from nagfast import config as configs
 from nagfast import env
 from nagfast.errors import ArgumentError
+from nagfast.ranks import Rank
+
+if TYPE_CHECKING:
+    from nagfast.text_shards import TextSummary
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +30,25 @@ def say(line: str = "") -> None:
 
 def extract(config: configs.ExtractConfig) -> int:
     """Text -> NAG store."""
-    from nagfast.extraction import run_extract
+    from nagfast.extract_job import run_extract
 
-    summary = run_extract(config)
+    rank = Rank.from_environment()
+    rank.share_processors()
+    summary = run_extract(config, rank=rank)
+    return _say_text(summary, config.out, config.quarantine or f"{config.out}/quarantine")
+
+
+def _say_text(summary: TextSummary, out: str, quarantine: str) -> int:
     rate = summary.tokens / max(summary.seconds, 1e-9)
+    part = "" if summary.rank.alone else f" ({summary.rank.describe()})"
     say(
-        f"{config.out}: {summary.documents:,} documents, {summary.tokens:,} tokens in {summary.seconds:.1f} s "
+        f"{out}{part}: {summary.documents:,} documents, {summary.tokens:,} tokens in {summary.seconds:.1f} s "
         f"({rate:,.0f} tokens/s), {summary.shards} shards written, {summary.resumed} were there"
     )
     if summary.empty:
         say(f"without a NAG (no tokens): {summary.empty:,} documents, similarity 0")
     if summary.quarantined:
-        say(f"quarantined: {summary.quarantined:,} rows, see {config.quarantine or config.out + '/quarantine'}")
+        say(f"quarantined: {summary.quarantined:,} rows, see {quarantine}")
     for path in summary.unreadable:
         say(f"could not be read: {path}")
     return summary.exit_code

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors", "schema", "config", "env"},
+    {"errors", "schema", "config", "env", "ranks"},
     {"reference", "reference_sets", "_C", "kernels", "bundled"},
     {
         "ops",
@@ -25,11 +25,21 @@ LAYERS = [
     }
     | {"store_writer", "store", "interchange", "duck", "relations", "similarity", "minhash"},
     {
+        "placing",
+        "sinks",
+        "varlen",
         "attention",
         "fingerprints",
-        "fused_attention",
         "taps",
+        "merging",
         "mlp",
+        "generic",
+        "checking",
+        "plain",
+        "products",
+        "float8",
+        "runner",
+        "loading",
         "backbone",
         "head",
         "mlp_backward",
@@ -41,7 +51,7 @@ LAYERS = [
         "selection",
         "search",
     },
-    {"extraction"},
+    {"steps", "text_shards", "extraction", "extract_job"},
     {"scorer", "adapters", "analysis", "bundled.train"},
     {"commands", "cli", "__init__", "demo", "benchmarks"},
 ]
