@@ -80,7 +80,7 @@ class Engines:
         vocab: entries of its embedding.
     """
 
-    def __init__(self, options: argparse.Namespace, *, bfloat16: bool = True) -> None:
+    def __init__(self, options: argparse.Namespace, *, bfloat16: bool = True, float8: bool = False) -> None:
         self.options, self.device = options, options.device
         self.shape = shapes.SHAPES.get(options.shape)
         if self.shape is not None and options.layers:
@@ -95,6 +95,8 @@ class Engines:
                     theirs.copy_(mine)
             self.backbones["bfloat16"] = checked_backbone(twin, options.shape, self.device)
         self.dtypes = list(self.backbones)
+        self._bfloat16_tier = self.backbones[self.main].fast
+        self._float8_tier = self._with_float8() if float8 and cuda else None
         self.vocab = int(self.backbones[self.main].config.vocab_size)
 
     def _build(self, dtype: str) -> nn.Module:
@@ -102,6 +104,17 @@ class Engines:
         if o.shape == "bundled":
             return Backbone.load("bundled", dtype=dtype, device=self.device, check=False).model
         return shapes.build(o.shape, dtype=getattr(torch, dtype), device=self.device, layers=o.layers)
+
+    def _with_float8(self) -> Any:
+        """The tier with float8 products beside the one without, or None where there is none."""
+        backbone = self.backbones[self.main]
+        if torch.cuda.get_device_capability(self.device) < (8, 9) or backbone.fast is None:
+            return None
+        backbone.use_float8()
+        tier, backbone.fast = backbone.fast, self._bfloat16_tier
+        self._float8_report = backbone.float8_report
+        self.dtypes.append("float8")
+        return tier
 
     @property
     def model(self) -> nn.Module:
@@ -124,6 +137,13 @@ class Engines:
             impact: projection or act_grad.
             budget: tokens per step; default --batch-tokens, or what extract takes.
         """
+        if dtype == "float8":
+            backbone = self.backbones[self.main]
+            backbone.fast = self._float8_tier
+            try:
+                return self.nags(tokens, impact=impact, budget=budget)
+            finally:
+                backbone.fast = self._bfloat16_tier
         backbone = self.backbones[dtype or self.main]
         longest = max(map(len, tokens))
         specs = {"fwd_up": backbone.spec(top_k=self.options.top_k, impact=impact, max_length=longest)}
@@ -143,6 +163,12 @@ class Engines:
         """Stock attention inside."""
         with baselines.attention(self.model, name):
             yield
+
+    def about(self) -> dict[str, Any]:
+        """How nagfast ran: the tier and why, and what float8 changed."""
+        backbone = self.backbones[self.main]
+        found = {"tier": f"{backbone.tier} ({backbone.tier_reason})"}
+        return found | ({} if self._float8_tier is None else {"float8": str(self._float8_report)})
 
     def release(self) -> None:
         """Let go of cached memory."""

@@ -29,7 +29,8 @@ from nagfast.benchmarks import baselines, ceilings, devices, documents, engines
 from nagfast.benchmarks.documents import Tokens, mean_overlap
 from nagfast.benchmarks.harness import Benchmark, Check, Variant, hash_inputs, register
 from nagfast.config import ExtractConfig
-from nagfast.extraction import default_batch_tokens, run_extract
+from nagfast.extract_job import run_extract
+from nagfast.extraction import default_batch_tokens
 
 OVERLAP = {"float32": 0.999, "bfloat16": 0.95, "float8": 0.80}
 """Least share of the top K in common with the baseline; float32 differs in near-ties alone, the others in rounding."""
@@ -48,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variants", nargs="+", choices=every, help="what to time (default: what suits the device)")
     parser.add_argument("--force-bfloat16", action="store_true", help="measure bfloat16 on a CPU without such products")
     parser.add_argument("--no-bfloat16", action="store_true", help="float32 only (CPU)")
+    parser.add_argument("--no-float8", action="store_true", help="bfloat16 only (GPU)")
     parser.set_defaults(rounds=4, warmup=None, min_seconds=0.0)
 
 
@@ -107,7 +109,10 @@ class _Comparison:
         expected = self.run.expected(few)
         overlaps = {d: mean_overlap(self.run.nags(few, d), expected) for d in self.run.dtypes}
         detail = {f"overlap_{d}": round(v, 6) for d, v in overlaps.items()}
-        return Check(all(overlaps[d] >= OVERLAP[d] for d in overlaps), detail | {"checked_documents": len(few)})
+        return Check(
+            all(overlaps[d] >= OVERLAP[d] for d in overlaps),
+            detail | {"checked_documents": len(few)} | self.run.about(),
+        )
 
     def find_best_batch(self) -> None:
         """Double the batch of the padded pipeline as long as that makes it faster."""
@@ -226,7 +231,7 @@ def setup(options: argparse.Namespace) -> Iterator[Benchmark]:
     """Tokens, and text, to NAGs: nagfast, the padded eager pipeline, the plain forward pass."""
     engines.resolve(options)
     bfloat16 = not options.no_bfloat16 and (env.has_bfloat16_matrix() or options.force_bfloat16)
-    run = engines.Engines(options, bfloat16=bfloat16)
+    run = engines.Engines(options, bfloat16=bfloat16, float8=not options.no_float8)
     with tempfile.TemporaryDirectory() as folder:
         for lengths in options.lengths:
             inside = Path(folder) / lengths
