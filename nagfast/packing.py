@@ -8,21 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from nagfast.errors import ArgumentError
-
-Ints = npt.NDArray[np.int64]
-
-
-class Tokenizer(Protocol):
-    """What packing asks of a Hugging Face tokenizer."""
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
-        """Encode texts: a mapping with input_ids."""
+from nagfast.prefix import Ints, Tokenizer, encode_whole
 
 
 @dataclass(frozen=True)
@@ -58,9 +48,24 @@ class PackedBatch:
         ends = np.append(starts[1:], len(lengths))
         return [(int(self.cu_seqlens[a]), int(b - a), int(lengths[a])) for a, b in zip(starts, ends, strict=True)]
 
+    def cut(self, batch_tokens: int) -> list[PackedBatch]:
+        """The same documents in batches of at most batch_tokens (a longer document has a batch of its own)."""
+        found, begin = [], 0
+        while begin < len(self.rows):
+            start = self.cu_seqlens[begin]
+            end = int(np.searchsorted(self.cu_seqlens, start + batch_tokens, side="right")) - 1
+            end = max(begin + 1, end)
+            bounds = self.cu_seqlens[begin : end + 1]
+            ids = self.input_ids[bounds[0] : bounds[-1]]
+            found.append(PackedBatch(ids, bounds - bounds[0], self.rows[begin:end]))
+            begin = end
+        return found
+
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple[list[Ints], Ints]:
     """First max_length tokens of each text, no special tokens added, and the full token counts.
+
+    Every text is encoded to its end; where the counts are not wanted, prefix.encode_first need not.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -70,15 +75,11 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple
     Returns:
         int64 arrays, one a text, and int64 [n] tokens of each whole text.
     """
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is not None and hasattr(fast, "encode_batch_fast"):
-        fast.no_padding()  # a tokenizer file may ask for either
-        fast.no_truncation()
-        encoded = [e.ids for e in fast.encode_batch_fast(list(texts), add_special_tokens=False)]
-    else:
-        encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    counts = np.fromiter((len(ids) for ids in encoded), dtype=np.int64, count=len(encoded))
-    return [np.asarray(ids[:max_length], dtype=np.int64) for ids in encoded], counts
+    tokens, counts = [], np.zeros(len(texts), dtype=np.int64)
+    for i, ids in enumerate(encode_whole(tokenizer, texts)):
+        tokens.append(np.array(ids[:max_length], dtype=np.int64))
+        counts[i] = len(ids)
+    return tokens, counts
 
 
 def pack(tokens: Sequence[Ints], batch_tokens: int) -> Iterator[PackedBatch]:
@@ -92,11 +93,6 @@ def pack(tokens: Sequence[Ints], batch_tokens: int) -> Iterator[PackedBatch]:
     lengths = np.fromiter((len(t) for t in tokens), dtype=np.int64, count=len(tokens))
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
-    begin = 0
-    while begin < len(order):
-        size = np.cumsum(lengths[order[begin : begin + batch_tokens]])
-        end = begin + max(1, int(np.searchsorted(size, batch_tokens, side="right")))
-        rows = order[begin:end]
-        cu_seqlens = np.concatenate([[0], np.cumsum(lengths[rows])])
-        yield PackedBatch(np.concatenate([tokens[i] for i in rows]), cu_seqlens, rows)
-        begin = end
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths[order])])
+    ids = np.concatenate([tokens[i] for i in order]) if len(order) else np.empty(0, np.int64)
+    yield from PackedBatch(ids, cu_seqlens, order).cut(batch_tokens)
