@@ -20,8 +20,8 @@ LARGEST = tl.constexpr(448.0)  # of float8_e4m3fn
 def quantized(value: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """One row of float32 in eight bits, and its scale."""
     largest = tl.max(tl.abs(value), axis=0)
-    largest = tl.where(largest == 0.0, 1.0, largest)
-    return (value * tl.div_rn(LARGEST, largest)).to(tl.float8e4nv), tl.div_rn(largest, LARGEST)
+    scale = tl.div_rn(tl.where(largest == 0.0, 1.0, largest), LARGEST)
+    return tl.div_rn(value, scale).to(tl.float8e4nv), scale
 
 
 @triton.jit
@@ -32,9 +32,9 @@ def quantize_rows_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, tile)
     inside = column < width
-    value, largest = quantized(tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32))
+    value, own = quantized(tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32))
     tl.store(out + row * width + column, value, mask=inside)
-    tl.store(scale + row, largest)
+    tl.store(scale + row, own)
 
 
 def quantize_rows(x: torch.Tensor, out: torch.Tensor, scale: torch.Tensor) -> None:

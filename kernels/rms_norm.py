@@ -47,8 +47,8 @@ def add_rms_norm_kernel(
     normed = value * spread * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     normed = normed.to(x.dtype.element_ty)
     if scale is not None:
-        normed, largest = quantized(normed.to(tl.float32))
-        tl.store(scale + row, largest)
+        normed, own = quantized(normed.to(tl.float32))
+        tl.store(scale + row, own)
     tl.store(out + row * out_stride + column, normed, mask=inside)
 
 

@@ -71,6 +71,19 @@ def swiglu_backward(
     return d_gate, d_up, a.detach() * d_act
 
 
+FLOAT8_MAX = 448.0  # of e4m3
+
+
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row as float8 (e4m3) times a scale, its largest magnitude / 448 ([T, H] -> float8 [T, H], float32 [T, 1]).
+
+    A row of zeros has the scale 1 / 448.
+    """
+    largest = x.float().abs().amax(dim=1, keepdim=True)
+    scales = torch.where(largest == 0, 1.0, largest) / FLOAT8_MAX
+    return (x.float() / scales).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn), scales
+
+
 def softmax_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Gradient of the summed cross-entropy by the logits (float [rows, V]): softmax minus one-hot of the labels."""
     return torch.softmax(logits, dim=-1) - nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
@@ -79,16 +92,6 @@ def softmax_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """RMS norm of the last dimension, x / sqrt(mean(x^2) + eps) * weight (float [..., H])."""
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
-
-
-def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows in eight bits and their scales (float [T, H] -> float8_e4m3fn [T, H], float32 [T, 1]).
-
-    The scale is max |x| / 448, the largest value of the format, 1 / 448 for a row of zeros; x is about out * scale.
-    """
-    largest = x.float().abs().amax(dim=-1, keepdim=True)
-    largest = torch.where(largest == 0, 1.0, largest)
-    return (x.float() * (448.0 / largest)).to(torch.float8_e4m3fn), largest / 448.0
 
 
 def norm_rotary(

@@ -18,6 +18,7 @@ from nagfast.ops.partials import Impacts, of_chunks
 from nagfast.schema import REDUCTIONS
 
 Array = npt.NDArray[Any]
+GELU = "'gelu' (by the error function)"  # what the extension has no code for
 
 
 def _check_segments(name: str, x: torch.Tensor, cu_seqlens: Array, reduction: str) -> npt.NDArray[np.int64]:
@@ -150,7 +151,7 @@ def swiglu_impact(
         gate_up: float32 or bfloat16 [T, 2N], the gate in columns 0..N-1, the up projection after it. On return the
             first N columns hold act(gate) * up, rounded once.
         cu_seqlens: int64 [n + 1], the documents' boundaries, from 0 to T, on the host.
-        activation: one of ACTIVATIONS; cpp knows silu, auto takes the reference for the others.
+        activation: one of ACTIVATIONS; cpp does not know gelu (by the error function), auto takes the reference.
         reduction: mean_abs or l2, of the up projection.
         finish: False: a backend that sums by chunks of tokens (triton) returns Partials, which topk, topk_profile and
             finished take; the impacts themselves are then never written.
@@ -162,7 +163,7 @@ def swiglu_impact(
     """
     cu_seqlens = _check_segments("gate_up", gate_up, cu_seqlens, reduction)
     half = _check_gated(gate_up, activation)
-    lacks = "" if activation == "silu" else repr(activation)
+    lacks = GELU if activation == "gelu" else ""
     chosen = resolve_for(gate_up.device, backend, cpp_lacks=lacks)
     if chosen == "triton":
         kernel = import_module("nagfast.kernels.swiglu_impact")
@@ -174,7 +175,7 @@ def swiglu_impact(
         gate.copy_(reference.swiglu(gate.float(), up.float(), activation))
         return impacts
     out = torch.empty((len(cu_seqlens) - 1, half), dtype=torch.float32)
-    options = {"reduction": reduction, "threads": thread_count(threads), "isa": isa()}
+    options = {"activation": activation, "reduction": reduction, "threads": thread_count(threads), "isa": isa()}
     dispatch.extension().swiglu_impact(native_view(gate_up, "gate_up"), cu_seqlens, out.numpy(), **options)
     return out
 
@@ -243,7 +244,7 @@ def swiglu_backward(
             f"2N], which is {list(gate_up.shape)}"
         )
     require_columns(d_act=d_act)
-    lacks = "'gelu' (by the error function)" if activation == "gelu" else ""
+    lacks = GELU if activation == "gelu" else ""
     chosen = resolve_for(gate_up.device, backend, cpp_lacks=lacks)
     if chosen == "reference":
         gate, up = gate_up[:, :half], gate_up[:, half:]

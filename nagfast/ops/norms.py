@@ -9,7 +9,7 @@ import torch
 from nagfast import reference
 from nagfast.errors import ArgumentError
 from nagfast.ops import dispatch
-from nagfast.ops.dispatch import extension_lacks, native_view, require_columns, resolve_for, thread_count
+from nagfast.ops.dispatch import isa, native_view, require_columns, resolve_for, thread_count
 
 KERNEL_WIDTH = 16_384  # most values of a row that the kernels hold
 
@@ -35,68 +35,22 @@ def add_rms_norm(
         backend: auto, reference, cpp (CPU tensors) or triton (GPU tensors).
         threads: CPU threads, default as many as torch uses.
     """
-    _check_norm(x, residual, weight, out)
-    chosen = resolve_for(
-        x.device, backend, cpp_lacks=extension_lacks("add_rms_norm"), triton_lacks=_too_wide(x.shape[1])
-    )
+    check_norm(x, residual, weight, out)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+    chosen = resolve_for(x.device, backend, triton_lacks=too_wide(x.shape[1]))
     if chosen == "triton":
-        out = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
         import_module("nagfast.kernels.rms_norm").add_rms_norm(x, residual, weight, eps, out)
         return out
-    normed = _reference_norm(x, residual, weight, eps)
-    return normed if out is None else out.copy_(normed)
-
-
-def add_rms_norm_quantized(
-    x: torch.Tensor,
-    residual: torch.Tensor | None,
-    weight: torch.Tensor,
-    eps: float,
-    *,
-    backend: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """quantize_rows(add_rms_norm(...)) in one pass, the same to the bit.
-
-    Args:
-        x: see add_rms_norm.
-        residual: see add_rms_norm.
-        weight: see add_rms_norm.
-        eps: see add_rms_norm.
-        backend: auto, reference or triton (GPU tensors).
-
-    Returns:
-        float8_e4m3fn [T, H] and float32 [T, 1].
-    """
-    _check_norm(x, residual, weight, None)
-    chosen = resolve_for(x.device, backend, cpp_lacks="eight bits", triton_lacks=_too_wide(x.shape[1]))
     if chosen == "reference":
-        return reference.quantize_rows(_reference_norm(x, residual, weight, eps))
-    out, scale = _new_rows(x)
-    import_module("nagfast.kernels.rms_norm").add_rms_norm(x, residual, weight, eps, out, scale)
-    return out, scale
+        return out.copy_(reference_norm(x, residual, weight, eps))
+    total = None if residual is None else native_view(residual, "residual")
+    arrays = native_view(x, "x"), total, native_view(weight.float(), "weight"), eps, native_view(out, "out")
+    dispatch.extension().add_rms_norm(*arrays, threads=thread_count(threads), isa=isa())
+    return out
 
 
-def quantize_rows(x: torch.Tensor, *, backend: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows in eight bits, for matrix products that take a scale per row: x is about out * scale.
-
-    Args:
-        x: float32 or bfloat16 [T, H], the columns contiguous.
-        backend: auto, reference or triton (GPU tensors).
-
-    Returns:
-        float8_e4m3fn [T, H] and float32 [T, 1], max |x| / 448 (1 / 448 for a row of zeros).
-    """
-    if x.ndim != 2:
-        raise ArgumentError(f"x: got {list(x.shape)}; give [T, H]")
-    require_columns(x=x)
-    if resolve_for(x.device, backend, cpp_lacks="eight bits", triton_lacks=_too_wide(x.shape[1])) == "reference":
-        return reference.quantize_rows(x)
-    out, scale = _new_rows(x)
-    import_module("nagfast.kernels.quantize").quantize_rows(x, out, scale)
-    return out, scale
-
-
-def _check_norm(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, out: torch.Tensor | None) -> None:
+def check_norm(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, out: torch.Tensor | None) -> None:
+    """Refuse what add_rms_norm does not take."""
     for name, other in (("residual", residual), ("out", out)):
         if other is not None and (other.shape != x.shape or other.dtype != x.dtype):
             raise ArgumentError(
@@ -107,19 +61,15 @@ def _check_norm(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Te
     require_columns(x=x, residual=residual, out=out)
 
 
-def _too_wide(width: int) -> str:
+def too_wide(width: int) -> str:
     """What resolve_for is told of rows that the kernels do not hold in registers."""
     return f"rows of {width} (above {KERNEL_WIDTH})" if width > KERNEL_WIDTH else ""
 
 
-def _reference_norm(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def reference_norm(x: torch.Tensor, residual: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Residual sum in place and its norm, in torch operations."""
     base = x if residual is None else residual.add_(x)
     return reference.rms_norm(base.float(), weight.float(), eps).to(x.dtype)
-
-
-def _new_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
-    return out, torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
 
 
 def norm_rotary(
@@ -141,7 +91,7 @@ def norm_rotary(
         eps: added to the mean square.
         cos: float32 or bfloat16 [T, dim]; None leaves the rotary embedding out.
         sin: as cos; None with it.
-        backend: auto, reference, cpp (CPU tensors) or triton (GPU tensors); cpp knows float32 with a rotary embedding.
+        backend: auto, reference, cpp (CPU tensors) or triton (GPU tensors).
         threads: CPU threads, default as many as torch uses.
     """
     if (cos is None) != (sin is None):
@@ -149,8 +99,7 @@ def norm_rotary(
     if weight is None and cos is None:
         return
     _check_heads(x, weight, cos, sin)
-    lacks = "bfloat16" if x.dtype != torch.float32 else "a norm without a rotary embedding" if cos is None else ""
-    chosen = resolve_for(x.device, backend, cpp_lacks=lacks)
+    chosen = resolve_for(x.device, backend)
     if chosen == "triton":
         import_module("nagfast.kernels.norm_rotary").norm_rotary(x, weight, eps, cos, sin)
         return
@@ -159,7 +108,8 @@ def norm_rotary(
         x.copy_(reference.norm_rotary(x.float(), parts[0], eps, *parts[1:]))
         return
     arrays = [None if part is None else native_view(part.float(), "norm_rotary") for part in (weight, cos, sin)]
-    dispatch.extension().norm_rotary(native_view(x, "x"), arrays[0], eps, *arrays[1:], threads=thread_count(threads))
+    options = {"threads": thread_count(threads), "isa": isa()}
+    dispatch.extension().norm_rotary(native_view(x, "x"), arrays[0], eps, *arrays[1:], **options)
 
 
 def _check_heads(
