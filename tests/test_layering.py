@@ -10,7 +10,7 @@ LAYERS = [
     {"errors", "schema", "config", "env"},
     {"reference", "reference_sets", "_C", "kernels", "bundled"},
     {"ops", "packing", "overlap", "progress", "files", "quarantine", "inputs", "records", "jsonl", "manifest", "shards"}
-    | {"store_writer", "store", "interchange", "duck", "relations", "similarity", "minhash"},
+    | {"arrays", "store_writer", "store", "interchange", "duck", "relations", "similarity", "minhash"},
     {
         "attention",
         "fingerprints",

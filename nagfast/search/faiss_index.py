@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nagfast import ops, similarity
+from nagfast.arrays import read_array
 from nagfast.errors import ArgumentError, NagfastError, missing
 from nagfast.search import faiss_gpu
 from nagfast.search.base import BuildOptions, Found
@@ -197,7 +198,7 @@ class FaissIndex:
         faiss = import_faiss()
         _check_parameters(parameters, folder)
         try:
-            weights = np.load(folder / WEIGHTS_FILE, allow_pickle=False)
+            weights = read_array(folder / WEIGHTS_FILE)
             read = faiss.read_index_binary if parameters["kind"] == "simhash" else faiss.read_index
             index = read(str(folder / INDEX_FILE))
         except (OSError, ValueError, RuntimeError) as error:

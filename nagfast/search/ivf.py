@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from nagfast.arrays import read_array
 from nagfast.errors import NagfastError
 from nagfast.search.base import Array, BuildOptions, Found
 from nagfast.search.bits import BitRows
@@ -123,7 +124,7 @@ class IvfIndex:
         """Restore (see Index.load)."""
         try:
             order, starts, prototypes = (
-                np.load(folder / f"ivf_{name}.npy", allow_pickle=False) for name in ("order", "starts", "prototypes")
+                read_array(folder / f"ivf_{name}.npy") for name in ("order", "starts", "prototypes")
             )
         except (OSError, ValueError) as error:
             raise NagfastError(f"{folder}: the lists cannot be read ({error}); build the index again") from error
