@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import actgrad, extract, native, nearest, storage  # noqa: F401 - registration
+from benchmarks import actgrad, extract, native, nearest, storage, tokenize_text  # noqa: F401 - registration
 from benchmarks.harness import REGISTRY, RESULTS, CheckFailedError, append_json, run, table
 from nagfast import env
 

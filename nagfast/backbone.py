@@ -198,15 +198,21 @@ class Backbone:
         measure = measure or Measure()
         documents = len(batch.rows)
         out = {
-            t: np.zeros((documents, self.num_layers, top_k), ops.index_dtype(self.num_neurons(t)))
+            t: torch.zeros(
+                (documents, self.num_layers, top_k),
+                dtype=ops.torch_index_dtype(self.num_neurons(t)),
+                device=self.device,
+            )
             for t in measure.neuron_types
         }
+        broken = torch.zeros(1, dtype=torch.int32, device=self.device)
 
-        def keep(neuron_type: str, layer: int, rows: slice, impacts: Array) -> None:
-            out[neuron_type][rows, layer] = ops.topk(impacts, top_k)
+        def keep(neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
+            ops.topk(impacts, top_k, out=out[neuron_type][rows, layer], broken=broken)
 
         self._run(batch, measure, keep)
-        return out
+        ops.check_broken(broken)
+        return {t: nags.cpu().numpy() for t, nags in out.items()}
 
     def impacts(self, batch: PackedBatch, measure: Measure | None = None) -> dict[str, Array]:
         """Projection impacts of a packed batch (float32 [n, L, N] per neuron type)."""
@@ -218,8 +224,8 @@ class Backbone:
             for t in measure.neuron_types
         }
 
-        def keep(neuron_type: str, layer: int, rows: slice, impacts: Array) -> None:
-            out[neuron_type][rows, layer] = impacts
+        def keep(neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
+            out[neuron_type][rows, layer] = impacts.cpu().numpy()
 
         self._run(batch, measure, keep)
         return out

@@ -28,6 +28,7 @@ from nagfast.gradients import act_grad_nags, batch_tokens_for
 from nagfast.inputs import Columns, Rows, Source, UnreadableSourceError, find_sources, read_rows
 from nagfast.overlap import Background, Prefetch
 from nagfast.packing import PackedBatch, encode, pack
+from nagfast.prefix import encode_first
 from nagfast.progress import Progress
 from nagfast.quarantine import Quarantine
 from nagfast.records import content_digest
@@ -79,7 +80,7 @@ def extract(
     specs = {neurons: spec}
     parts = []
     for begin in range(0, max(1, len(texts)), WINDOW):
-        tokens, _ = encode(backbone.tokenizer, texts[begin : begin + WINDOW], max_length)
+        tokens = encode_first(backbone.tokenizer, texts[begin : begin + WINDOW], max_length)
         indices = token_nags(backbone, tokens, specs, batch_tokens)[neurons]
         parts.append(NagBatch(indices, _lengths(tokens), spec))
     return parts[0] if len(parts) == 1 else NagBatch.concatenate(parts)
@@ -193,7 +194,7 @@ class _Shard:
     record: dict[str, Any]
     share: float
     tokens: list[Array]
-    counts: Array
+    counts: Array | None
 
 
 def _specs(config: ExtractConfig, backbone: Backbone) -> dict[str, NagSpec]:
@@ -252,7 +253,7 @@ def run_extract(config: ExtractConfig, backbone: Backbone | None = None) -> Extr
         for shard in shards:
             progress.begin_part(shard.share, sum(len(t) for t in shard.tokens))
             indices = token_nags(backbone, shard.tokens, specs, config.batch_tokens, progress)
-            background.submit(_write, writer, quarantine, shard, indices, config.count_tokens)
+            background.submit(_write, writer, quarantine, shard, indices)
             summary.shards += 1
             summary.documents += len(shard.tokens)
             summary.tokens += int(sum(len(t) for t in shard.tokens))
@@ -316,7 +317,7 @@ def _read(
         try:
             for rows in read_rows(source, columns, rows_per_chunk=config.shard_rows, skip=is_done):
                 chunk = rows.start // config.shard_rows
-                tokens, counts = encode(backbone.tokenizer, rows.texts, config.max_length)
+                tokens, counts = _encode(config, backbone, rows.texts)
                 seen_bytes += sum(len(t) for t in rows.texts)
                 part = (rows.start + rows.count) / num_rows if num_rows else min(1.0, seen_bytes / size)
                 share = min(1.0, (before + part * size) / total)
@@ -332,6 +333,13 @@ def _read(
         before += size
 
 
+def _encode(config: ExtractConfig, backbone: Backbone, texts: Sequence[str]) -> tuple[list[Array], Array | None]:
+    """First tokens of some texts, and with --count-tokens the tokens of each whole one."""
+    if config.count_tokens:
+        return encode(backbone.tokenizer, texts, config.max_length)
+    return encode_first(backbone.tokenizer, texts, config.max_length), None
+
+
 def _num_rows(source: Source) -> int | None:
     """Rows of a local Parquet file, for the progress; None where that cannot be told cheaply."""
     if source.format != "parquet" or not Path(source.path).is_file():
@@ -342,12 +350,10 @@ def _num_rows(source: Source) -> int | None:
         return None
 
 
-def _write(
-    writer: StoreWriter, quarantine: Quarantine, shard: _Shard, indices: dict[str, Array], count_tokens: bool
-) -> None:
+def _write(writer: StoreWriter, quarantine: Quarantine, shard: _Shard, indices: dict[str, Array]) -> None:
     rows = shard.rows
     kept = rows.kept
-    if count_tokens:
+    if shard.counts is not None:
         column = pa.array(shard.counts, pa.int64())
         kept = pa.table({TOKEN_COUNT: column}) if kept is None else kept.append_column(TOKEN_COUNT, column)
     # Bad rows first: once the shard is there, a rerun does not read them again.

@@ -20,7 +20,7 @@ import torch
 
 from nagfast import env, ops
 from nagfast.backbone import Backbone
-from nagfast.errors import ArgumentError, NagfastError
+from nagfast.errors import NagfastError
 from nagfast.head import Head
 from nagfast.mlp_backward import Site, Sweep, find_site, measured
 from nagfast.packing import PackedBatch
@@ -56,20 +56,17 @@ def act_grad_nags(backbone: Backbone, batch: PackedBatch, top_k: int, reduction:
         ArgumentError: an impact that is not a number.
         NagfastError: the architecture has no down projection to measure before.
     """
-    found = torch.zeros((len(batch.rows), backbone.num_layers, top_k), dtype=torch.int64, device=backbone.device)
-    broken = torch.zeros((), dtype=torch.bool, device=backbone.device)
+    dtype = ops.torch_index_dtype(backbone.num_neurons())
+    found = torch.zeros((len(batch.rows), backbone.num_layers, top_k), dtype=dtype, device=backbone.device)
+    broken = torch.zeros(1, dtype=torch.int32, device=backbone.device)
 
     def keep(layer: int, rows: slice, impacts: torch.Tensor) -> None:
-        found[rows, layer] = ops.topk_tensor(impacts, top_k)
-        if backbone.device.type != "cpu":  # on the CPU the top K refuses what is not a number
-            broken.logical_or_(impacts.isnan().any())
+        ops.topk(impacts, top_k, out=found[rows, layer], broken=broken)
 
     _run(backbone, batch, reduction, keep)
-    if broken:
-        raise ArgumentError("impacts: not a number (NaN) among them; the backbone's arithmetic overflowed")
-    dtype = ops.index_dtype(backbone.num_neurons())
-    out: Array = found.cpu().numpy().astype(dtype)
-    out[batch.lengths < 2] = np.iinfo(dtype).max
+    ops.check_broken(broken)
+    out: Array = found.cpu().numpy()
+    out[batch.lengths < 2] = np.iinfo(out.dtype).max
     return out
 
 

@@ -8,7 +8,6 @@ memory for a [tokens, 2N] result costs page faults that take about as long as th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from torch import nn
 
 from nagfast import ops, taps
 
-Keep = Callable[[int, npt.NDArray[Any]], None]
+Keep = Callable[[int, torch.Tensor], None]
 
 
 class FusedMlps:

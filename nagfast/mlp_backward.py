@@ -160,7 +160,7 @@ class _Watch(torch.autograd.Function):
         (a,), sweep = ctx.saved_tensors, ctx.sweep
         product = (a.float() * d_a.float()).flatten(0, -2)
         impacts = ops.segment_impact(product, sweep.cu_seqlens, reduction=sweep.reduction)
-        sweep.keep(ctx.layer, torch.from_numpy(impacts).to(a.device))
+        sweep.keep(ctx.layer, impacts)
         return d_a if ctx.needs_input_grad[0] else None, None, None, None
 
 

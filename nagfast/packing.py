@@ -8,21 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from nagfast.errors import ArgumentError
-
-Ints = npt.NDArray[np.int64]
-
-
-class Tokenizer(Protocol):
-    """What packing asks of a Hugging Face tokenizer."""
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
-        """Encode texts: a mapping with input_ids."""
+from nagfast.prefix import Ints, Tokenizer, encode_whole
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,8 @@ class PackedBatch:
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple[list[Ints], Ints]:
     """First max_length tokens of each text, no special tokens added, and the full token counts.
 
+    Every text is encoded to its end; where the counts are not wanted, prefix.encode_first need not.
+
     Args:
         tokenizer: a Hugging Face tokenizer.
         texts: documents.
@@ -70,15 +62,11 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple
     Returns:
         int64 arrays, one a text, and int64 [n] tokens of each whole text.
     """
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is not None and hasattr(fast, "encode_batch_fast"):
-        fast.no_padding()  # a tokenizer file may ask for either
-        fast.no_truncation()
-        encoded = [e.ids for e in fast.encode_batch_fast(list(texts), add_special_tokens=False)]
-    else:
-        encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    counts = np.fromiter((len(ids) for ids in encoded), dtype=np.int64, count=len(encoded))
-    return [np.asarray(ids[:max_length], dtype=np.int64) for ids in encoded], counts
+    tokens, counts = [], np.zeros(len(texts), dtype=np.int64)
+    for i, ids in enumerate(encode_whole(tokenizer, texts)):
+        tokens.append(np.array(ids[:max_length], dtype=np.int64))
+        counts[i] = len(ids)
+    return tokens, counts
 
 
 def pack(tokens: Sequence[Ints], batch_tokens: int) -> Iterator[PackedBatch]:

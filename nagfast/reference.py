@@ -41,9 +41,16 @@ def impact(x: torch.Tensor, reduction: str = "mean_abs") -> torch.Tensor:
     raise ArgumentError(f"reduction: got {reduction!r}; use mean_abs or l2")
 
 
-def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up, the input of the down projection."""
-    return nn.functional.silu(gate) * up
+def activate(x: torch.Tensor, activation: str) -> torch.Tensor:
+    """act(x) for silu, gelu (by the error function) or gelu_tanh."""
+    if activation == "silu":
+        return nn.functional.silu(x)
+    return nn.functional.gelu(x, approximate={"gelu": "none", "gelu_tanh": "tanh"}[activation])
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor, activation: str = "silu") -> torch.Tensor:
+    """act(gate) * up, the input of the down projection."""
+    return activate(gate, activation) * up
 
 
 def swiglu_backward(
@@ -57,14 +64,9 @@ def swiglu_backward(
         d_act: dloss/da [T, N].
         activation: silu, gelu or gelu_tanh.
     """
-    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "silu": nn.functional.silu,
-        "gelu": nn.functional.gelu,
-        "gelu_tanh": lambda x: nn.functional.gelu(x, approximate="tanh"),
-    }
     with torch.enable_grad():
         leaves = gate.detach().requires_grad_(), up.detach().requires_grad_()
-        a = functions[activation](leaves[0]) * leaves[1]
+        a = swiglu(*leaves, activation)
         d_gate, d_up = torch.autograd.grad(a, leaves, d_act)
     return d_gate, d_up, a.detach() * d_act
 
@@ -74,8 +76,17 @@ def softmax_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return torch.softmax(logits, dim=-1) - nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
 
 
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMS norm of the last dimension, x / sqrt(mean(x^2) + eps) * weight (float [..., H])."""
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+
+
 def norm_rotary(
-    x: torch.Tensor, weight: torch.Tensor | None, eps: float, cos: torch.Tensor, sin: torch.Tensor
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    eps: float,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
 ) -> torch.Tensor:
     """RMS norm over each head, then rotary embedding with rotated halves (float [T, heads, dim]).
 
@@ -83,11 +94,13 @@ def norm_rotary(
         x: queries or keys [T, heads, dim].
         weight: of the norm [dim]; None leaves the norm out.
         eps: added to the mean square.
-        cos: [T, dim].
+        cos: [T, dim]; None, as sin, leaves the rotary embedding out.
         sin: [T, dim].
     """
     if weight is not None:
-        x = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+        x = rms_norm(x, weight, eps)
+    if cos is None or sin is None:
+        return x
     low, high = x.chunk(2, dim=-1)
     return x * cos[:, None] + torch.cat([-high, low], dim=-1) * sin[:, None]
 
@@ -235,6 +248,12 @@ def integer_sums(nags: Array, counts: Array) -> Array:
     for d, nag in enumerate(nags):
         if nag[0, 0] != sentinel(num_neurons):
             sums[d] = sum(int(counts[layer, nag[layer]].sum()) for layer in range(layers))
+    return sums
+
+
+def table_sums(nags: Array, table: Array) -> Array:
+    """Sums of the table's rows over one layer's neurons (integers [rows, K] and [N, P] -> int64 [rows, P])."""
+    sums: Array = table.astype(np.int64)[nags.astype(np.int64)].sum(axis=1)
     return sums
 
 

@@ -176,6 +176,7 @@ SMALL = {
     "swiglu": "--documents 3 --length 40 --neurons 96 --rounds 2",
     "store": "--documents 3000 --layers 3 --neurons 640 --rounds 2 --min-seconds 0",
     "select": "--documents 2000 --rounds 1 --text-bytes 10",
+    "tokenize": "--documents 20 --characters 900 --rounds 2 --min-seconds 0",
 }
 
 

@@ -253,14 +253,3 @@ def test_free_memory_of_a_gpu_is_asked_for_once(monkeypatch):
     backbone.device = torch.device("cuda:1")
     assert [gradients.batch_tokens_for(backbone, most) for most in (16384, 1024)] == [2048, 1024]
     assert plan.free_memory == 4200 * each and len(asked) == 1
-
-
-@pytest.mark.parametrize("columns", [5, 300])
-def test_topk_by_keys_is_topk(columns):
-    """The order of the GPU, tried on the CPU: keys of float bits and indices."""
-    rng = np.random.default_rng(0)
-    values = np.abs(rng.standard_normal((20, columns), dtype=np.float32)).round(1)
-    values[0] = 0
-    found = ops.topk_by_keys(torch.from_numpy(values), 5)
-    np.testing.assert_array_equal(found.numpy(), reference.topk(values, 5))
-    np.testing.assert_array_equal(ops.topk_tensor(torch.from_numpy(values), 5).numpy(), found.numpy())

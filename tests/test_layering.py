@@ -9,7 +9,20 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors", "schema", "config", "env"},
     {"reference", "reference_sets", "_C", "kernels", "bundled"},
-    {"ops", "packing", "overlap", "progress", "files", "quarantine", "inputs", "records", "jsonl", "manifest", "shards"}
+    {
+        "ops",
+        "packing",
+        "prefix",
+        "overlap",
+        "progress",
+        "files",
+        "quarantine",
+        "inputs",
+        "records",
+        "jsonl",
+        "manifest",
+        "shards",
+    }
     | {"arrays", "store_writer", "store", "interchange", "duck", "relations", "similarity", "minhash"},
     {
         "attention",

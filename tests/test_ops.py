@@ -8,6 +8,7 @@ import torch
 
 from nagfast import ops, reference
 from nagfast.errors import ArgumentError, MissingDependencyError, NagfastError
+from nagfast.ops import dispatch
 
 BACKENDS = ["reference", "cpp"]
 
@@ -22,7 +23,7 @@ def test_an_unknown_backend_is_refused():
 
 
 def test_without_the_extension_auto_takes_the_reference(monkeypatch):
-    monkeypatch.setattr(ops, "native", lambda: None)
+    monkeypatch.setattr(dispatch, "native", lambda: None)
     assert ops.resolve("auto") == "reference"
     with pytest.raises(NagfastError, match="not built"):
         ops.resolve("cpp")
@@ -40,13 +41,18 @@ def test_segment_impact(backend, reduction):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_swiglu_impact(backend, dtype):
+@pytest.mark.parametrize("activation", ops.ACTIVATIONS)
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_swiglu_impact(backend, activation, dtype):
+    if backend == "cpp" and activation != "silu":
+        with pytest.raises(ArgumentError, match="cpp does not know 'gelu"):
+            ops.swiglu_impact(torch.ones(1, 2), np.array([0, 1]), activation=activation, backend=backend)
+        return
     gate_up = torch.randn(40, 2 * 33).to(dtype)
     gate, up = gate_up[:, :33].clone(), gate_up[:, 33:].clone()
-    impact = ops.swiglu_impact(gate_up, np.array([0, 7, 40]), backend=backend)
+    impact = ops.swiglu_impact(gate_up, np.array([0, 7, 40]), activation=activation, backend=backend)
     np.testing.assert_allclose(impact[1], up[7:].float().abs().mean(0).numpy(), rtol=1e-5)
-    want = reference.swiglu(gate.float(), up.float())
+    want = reference.swiglu(gate.float(), up.float(), activation)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(gate_up[:, :33].float(), want, rtol=tolerance, atol=tolerance)
     assert torch.equal(gate_up[:, 33:], up)
@@ -92,12 +98,12 @@ def test_swiglu_backward_names_what_does_not_fit(monkeypatch):
         ops.swiglu_backward(gate_up, d_act, cu, activation="relu")
     with pytest.raises(ArgumentError, match="backend: got 'gpu'"):
         ops.swiglu_backward(gate_up, d_act, cu, backend="gpu")
-    with pytest.raises(ArgumentError, match="backend: got 'triton'"):  # an op without a kernel
+    with pytest.raises(ArgumentError, match="backend: triton does not know segment_impact"):
         ops.segment_impact(gate_up, cu, backend="triton")
     meta = torch.device("meta")
     with pytest.raises(ArgumentError, match="backend: cpp takes tensors on the CPU, these are on meta"):
         ops.resolve_for(meta, "cpp")
-    monkeypatch.setattr(ops, "find_spec", lambda name: None)
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
     assert ops.resolve_for(meta) == "reference"
     with pytest.raises(MissingDependencyError, match="nagfast\\[triton\\]"):
         ops.resolve_for(meta, "triton")
@@ -105,12 +111,50 @@ def test_swiglu_backward_names_what_does_not_fit(monkeypatch):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_topk_breaks_ties_by_index(backend):
-    values = np.array([[1, 3, 3, 0, 3], [0, 0, 0, 0, 0]], np.float32)
-    assert ops.topk(values, 3, backend=backend).tolist() == [[1, 2, 4], [0, 1, 2]]
+    values = torch.tensor([[1.0, 3, 3, 0, 3], [0, 0, 0, 0, 0], [-1, -0.0, 0, -2, -torch.inf]])
+    assert ops.topk(values, 3, backend=backend).tolist() == [[1, 2, 4], [0, 1, 2], [1, 2, 0]]
+    assert ops.topk(values[:0], 3, backend=backend).shape == (0, 3)
+    wide = torch.zeros(1, 65_536)
+    wide[0, 65_535] = 1
+    found = ops.topk(wide, 2, backend=backend)
+    assert found.dtype == torch.uint32 and found.tolist() == [[65_535, 0]]
     with pytest.raises(ArgumentError, match="NaN"):
-        ops.topk(np.array([[np.nan, 1]], np.float32), 1, backend=backend)
+        ops.topk(torch.tensor([[torch.nan, 1]]), 1, backend=backend)
     with pytest.raises(ArgumentError, match="k: got 6"):
         ops.topk(values, 6, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_topk_writes_one_layer_of_many(backend):
+    values = torch.randn(7, 40).abs()
+    nags = torch.full((7, 3, 5), 9999, dtype=torch.uint16)
+    ops.topk(values, 5, out=nags[:, 1], backend=backend)
+    np.testing.assert_array_equal(nags[:, 1].numpy(), reference.topk(values.numpy(), 5))
+    assert (nags[:, ::2].numpy() == 9999).all()
+    with pytest.raises(ArgumentError, match=r"out: got torch.uint16 \[7, 4\]"):
+        ops.topk(values, 5, out=nags[:, 1, :4], backend=backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint16, torch.uint32])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_topk_profile(backend, dtype):
+    values = torch.randn(9, 50).abs()
+    table = torch.randint(0, 60_000, (50, 3), generator=torch.Generator().manual_seed(1)).to(dtype)
+    sums = torch.full((9, 3), 1 << 40)
+    nags = torch.zeros((9, 2, 6), dtype=torch.uint16)
+    ops.topk_profile(values, 6, table, sums, out=nags[:, 1], backend=backend)
+    chosen = reference.topk(values.numpy(), 6)
+    np.testing.assert_array_equal(nags[:, 1].numpy(), chosen)
+    for p in range(3):
+        expected = reference.integer_sums(chosen[:, None], table[None, :, p].numpy().astype(np.int64))
+        np.testing.assert_array_equal(sums[:, p].numpy() - (1 << 40), expected)
+    before = sums.clone()
+    ops.topk_profile(values, 6, table, sums, backend=backend)
+    assert torch.equal(sums - before, before - (1 << 40))
+    with pytest.raises(ArgumentError, match="table: got"):
+        ops.topk_profile(values, 6, table[:9], sums, backend=backend)
+    with pytest.raises(ArgumentError, match="sums: got"):
+        ops.topk_profile(values, 6, table, sums[:, :2], backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -133,7 +177,7 @@ def test_wrong_shapes_are_named():
     with pytest.raises(ArgumentError, match="cu_seqlens"):
         ops.segment_impact(torch.zeros(4, 3), np.array([0, 3]))
     with pytest.raises(ArgumentError, match="threads: got 0"):
-        ops.topk(np.zeros((1, 3), np.float32), 1, backend="cpp", threads=0)
+        ops.topk(torch.zeros(1, 3), 1, backend="cpp", threads=0)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -164,3 +208,45 @@ def test_norm_rotary_names_what_does_not_fit():
         ops.norm_rotary(x, None, 0.0, torch.zeros(2, 4), torch.zeros(3, 4), backend="cpp")
     with pytest.raises(ValueError, match="even"):
         ops.norm_rotary(torch.zeros(3, 2, 5), None, 0.0, torch.zeros(3, 5), torch.zeros(3, 5), backend="cpp")
+    with pytest.raises(ArgumentError, match="cos, sin"):
+        ops.norm_rotary(x, None, 0.0, torch.zeros(3, 4), None)
+    before = x.clone()
+    ops.norm_rotary(x, None, 0.0, None, None)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_rotary_of_what_the_extension_may_not_know(dtype):
+    x, weight = torch.randn(5, 3, 8).to(dtype), torch.randn(8).to(dtype)
+    turned = torch.randn(2, 5, 8).to(dtype)
+    for angles in ((None, None), tuple(turned)):
+        found = x.clone()
+        ops.norm_rotary(found, weight, 1e-6, *angles)
+        expected = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-6) * weight.double()
+        if angles[0] is not None:
+            half = torch.cat([-expected[..., 4:], expected[..., :4]], dim=-1)
+            expected = expected * angles[0].double()[:, None] + half * angles[1].double()[:, None]
+        tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
+        torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("added", [False, True])
+def test_add_rms_norm(added, dtype):
+    x, weight = torch.randn(5, 48).to(dtype), torch.randn(48).to(dtype)
+    residual = torch.randn(5, 48).to(dtype) if added else None
+    base = x if residual is None else residual + x
+    expected = base.double() * torch.rsqrt(base.double().square().mean(-1, keepdim=True) + 1e-6) * weight.double()
+    out = torch.empty_like(x)
+    for place in (None, out):
+        stream = None if residual is None else residual.clone()
+        found = ops.add_rms_norm(x, stream, weight, 1e-6, out=place)
+        assert found.dtype == dtype and (place is None or found is out)
+        assert stream is None or torch.equal(stream, base)
+        tolerance = 1e-6 if dtype == torch.float32 else 2.0**-8
+        torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    assert ops.add_rms_norm(x[:0], None, weight, 1e-6).shape == (0, 48)
+    with pytest.raises(ArgumentError, match=r"residual: got torch.float64"):
+        ops.add_rms_norm(x, x.double(), weight, 1e-6)
+    with pytest.raises(ArgumentError, match=r"x: got \[5, 48\] with a weight of \[47\]"):
+        ops.add_rms_norm(x, None, weight[:47], 1e-6)

@@ -1,0 +1,113 @@
+"""Which backend an operation takes, and what all of them need to call it."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nagfast.errors import ArgumentError, NagfastError, missing
+from nagfast.schema import MAX_UINT16_NEURONS
+
+Array = npt.NDArray[Any]
+BACKENDS = ("auto", "reference", "cpp")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
+MAX_PROFILES = 32  # one row of the table stays within a cache line or two
+
+
+@cache
+def native() -> ModuleType | None:
+    """The extension module, or None where it is not built."""
+    try:
+        from nagfast import _C
+    except ImportError:
+        return None
+    return _C
+
+
+def extension() -> ModuleType:
+    """The extension module, for a backend that was resolved to cpp."""
+    found = native()
+    assert found is not None
+    return found
+
+
+def extension_lacks(name: str) -> str:
+    """The name of a function that the extension does not have, as resolve_for takes it; "" where it has it."""
+    return "" if native() is None or hasattr(native(), name) else name
+
+
+def isa() -> str:
+    """Instruction set asked for through NAGFAST_ISA (default auto)."""
+    return os.environ.get("NAGFAST_ISA", "auto")
+
+
+def resolve(backend: str = "auto") -> str:
+    """The backend an op on arrays of the host will take: "cpp" or "reference"."""
+    if backend not in BACKENDS:
+        raise ArgumentError(f"backend: got {backend!r}; use one of {', '.join(BACKENDS)}")
+    if backend == "cpp" and native() is None:
+        raise NagfastError("backend: cpp asked for, but the extension nagfast._C is not built; pip install . builds it")
+    if backend == "auto":
+        return "cpp" if native() is not None else "reference"
+    return backend
+
+
+def resolve_for(device: torch.device, backend: str = "auto", *, cpp_lacks: str = "", triton_lacks: str = "") -> str:
+    """The backend an op on tensors will take: "cpp", "reference" or "triton".
+
+    Args:
+        device: where the tensors are.
+        backend: auto, reference, cpp or triton.
+        cpp_lacks: what is asked for that the extension cannot do; auto then takes the reference.
+        triton_lacks: what is asked for that there is no kernel for; likewise.
+    """
+    lacks = {"cpp": cpp_lacks, "triton": triton_lacks}.get(backend)
+    if lacks:
+        raise ArgumentError(f"backend: {backend} does not know {lacks}; use reference or auto")
+    has_triton = find_spec("triton") is not None
+    if backend == "triton" and not has_triton:
+        raise missing("triton", "triton", "backend triton")
+    if backend == "cpp" and device.type != "cpu":
+        raise ArgumentError(f"backend: cpp takes tensors on the CPU, these are on {device}; use triton or reference")
+    if backend == "triton":
+        return "triton"
+    if backend == "auto" and device.type != "cpu":
+        return "triton" if has_triton and not triton_lacks else "reference"
+    chosen = resolve(backend)
+    return "reference" if chosen == "cpp" and cpp_lacks else chosen
+
+
+def thread_count(threads: int | None) -> int:
+    """CPU threads to use: those asked for, at least 1, or as many as torch uses."""
+    if threads is None:
+        return torch.get_num_threads()
+    if threads < 1:
+        raise ArgumentError(f"threads: got {threads}; use at least 1")
+    return threads
+
+
+def index_dtype(num_neurons: int) -> np.dtype[Any]:
+    """uint16, or uint32 where a layer has more than 65,535 neurons."""
+    return np.dtype(np.uint16 if num_neurons <= MAX_UINT16_NEURONS else np.uint32)
+
+
+def torch_index_dtype(num_neurons: int) -> torch.dtype:
+    """index_dtype of tensors."""
+    return torch.uint16 if num_neurons <= MAX_UINT16_NEURONS else torch.uint32
+
+
+def native_view(x: torch.Tensor, name: str) -> Array:
+    """A CPU tensor as the numpy array the extension takes: bfloat16 travels as uint16."""
+    x = x.detach()
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.uint16).numpy()
+    if x.dtype == torch.float32:
+        return x.numpy()
+    raise ArgumentError(f"{name}: got {x.dtype}; use float32 or bfloat16")
