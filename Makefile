@@ -26,7 +26,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel pybind11
 	touch $@
 
-# Editable: the extension is built into nagfast/, kernels/ is found as nagfast.kernels.
+# Editable: the extension is built into nagfast/, kernels/ and benchmarks/ are found as nagfast.kernels and nagfast.benchmarks.
 $(VENV)/.built: $(VENV)/.installed setup.py $(NATIVE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[dev]'
 	touch $@

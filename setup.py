@@ -53,8 +53,8 @@ class BuildExtension(build_ext):
 
 ParallelCompile("NAGFAST_BUILD_JOBS", default=0).install()
 setup(
-    packages=[*find_packages(include=["nagfast", "nagfast.*"]), "nagfast.kernels"],
-    package_dir={"nagfast.kernels": "kernels"},
+    packages=[*find_packages(include=["nagfast", "nagfast.*"]), "nagfast.kernels", "nagfast.benchmarks"],
+    package_dir={"nagfast.kernels": "kernels", "nagfast.benchmarks": "benchmarks"},
     ext_modules=[
         Pybind11Extension(
             "nagfast._C",

@@ -1,1 +1,1 @@
-"""The benchmark harness of nagfast: `python -m benchmarks NAME`."""
+"""The benchmark harness of nagfast: `nagfast bench NAME`, the same as `python -m nagfast.benchmarks NAME`."""

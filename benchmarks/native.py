@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks import baselines
-from benchmarks.harness import Benchmark, Check, Variant, hash_inputs, register
 from nagfast import ops, reference
+from nagfast.benchmarks import baselines
+from nagfast.benchmarks.harness import Benchmark, Check, Variant, hash_inputs, register
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +37,7 @@ def synthetic_nags(documents: int, layers: int, top_k: int, neurons: int, seed: 
 def _native() -> Any:
     extension = ops.native()
     if extension is None:
-        raise SystemExit("benchmarks: the extension nagfast._C is not built; pip install -e . builds it")
+        raise SystemExit("nagfast bench: the extension nagfast._C is not built; pip install -e . builds it")
     return extension
 
 

@@ -1,7 +1,7 @@
 """Nearest targets: every method on the same data in one run.
 
-    python -m benchmarks nearest --data easy hard --targets 100000
-    python -m benchmarks nearest --data TARGETS.nag POOL.nag          (two stores, of targets and of documents)
+    nagfast bench nearest --data easy hard --targets 100000
+    nagfast bench nearest --data TARGETS.nag POOL.nag          (two stores, of targets and of documents)
 
 Per method: queries/s (search of k = 10, everything included), tie-aware recall@1 and @10 against exact search, build
 time and bytes a target. What is timed is the search of the same block of queries by each method in turn.
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness import Benchmark, Check, hash_inputs, register
-from benchmarks.nag_data import EASY, HARD, clustered_nags
-from benchmarks.native import synthetic_nags
 from nagfast import ops, reference_sets
+from nagfast.benchmarks.harness import Benchmark, Check, hash_inputs, register
+from nagfast.benchmarks.nag_data import EASY, HARD, clustered_nags
+from nagfast.benchmarks.native import synthetic_nags
 from nagfast.search.base import BuildOptions, Found
 from nagfast.search.exact import ExactIndex
 from nagfast.search.ivf import IvfIndex

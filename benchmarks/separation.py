@@ -1,6 +1,6 @@
 """How well NAG similarity tells a target's domain from others: ROC-AUC on held-out documents.
 
-    python -m benchmarks.separation CORPUS --backbone FOLDER_OR_ID [--top-k 5 10 20] [--impact projection act_grad]
+    nagfast bench separation CORPUS --backbone FOLDER_OR_ID [--top-k 5 10 20] [--impact projection act_grad]
 
 CORPUS holds heldout/*.parquet (one domain a file) and targets/*.parquet, columns docid, doc, dataset. For every target
 set the held-out documents of its domain are the positives and those of all other domains the negatives, up to 300 per
@@ -27,8 +27,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.harness import RESULTS, append_json, hash_inputs
 from nagfast import env
+from nagfast.benchmarks.harness import RESULTS, append_json, hash_inputs
 from nagfast.schema import IMPACTS
 
 TARGETS = {"gsm8k_train_500": "math", "medical_500": "medical", "science_qa_500": "science_qa"}
@@ -205,7 +205,7 @@ def study(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study, print a table and append a JSON line per method."""
-    parser = argparse.ArgumentParser(prog="benchmarks.separation", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="nagfast bench separation", description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--backbone", help="folder, hub id or bundled; left out: TF-IDF on the whole text only")
     parser.add_argument("--top-k", type=int, nargs="+", default=[5, 10, 20])
@@ -246,7 +246,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         append_json(options.out, "separation", common | {"method": method, "auc": areas}, common["date"])
     print(json.dumps({k: common[k] for k in ("input_sha256", "fingerprint", "documents", *more)}))
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

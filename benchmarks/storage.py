@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.harness import Benchmark, Check, hash_inputs, register
-from benchmarks.native import synthetic_nags
 from nagfast import ops
+from nagfast.benchmarks.harness import Benchmark, Check, hash_inputs, register
+from nagfast.benchmarks.native import synthetic_nags
 from nagfast.schema import NagBatch, NagSpec
 from nagfast.scoring import score_store
 from nagfast.selection import select

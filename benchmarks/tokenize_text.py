@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Benchmark, Check, hash_inputs, register
+from nagfast.benchmarks.harness import Benchmark, Check, hash_inputs, register
 from nagfast.packing import encode
 from nagfast.prefix import encode_first
 

@@ -1,11 +1,12 @@
-"""The frozen language model: loading, the impact taps, and the load-time check that packing and tapping are right."""
+"""The frozen language model: what it can measure, and which way of running it is right.
+
+Two tiers measure: the runner (runner.py) where a model is of the plain family, and hooks on the model's own forward
+pass (generic.py) for everything else. Both are held against one-at-a-time runs of the stock model when it is loaded.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,25 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from nagfast import attention, env, ops, taps
+from nagfast import attention, env, taps
+from nagfast.checking import Check, Tier, impacts
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.fingerprints import model_fingerprint, tokenizer_fingerprint
-from nagfast.fused_attention import FusedAttentions
-from nagfast.mlp import FusedMlps
+from nagfast.float8 import Float8Report, float8_tier
+from nagfast.generic import GenericTier
+from nagfast.loading import load_model, pick_device, pick_dtype, require_float8
 from nagfast.packing import PackedBatch
+from nagfast.plain import NotPlainError, find_plain
+from nagfast.runner import NEURON_TYPES as FAST_TYPES
+from nagfast.runner import FastTier
 from nagfast.schema import NEURON_TYPES, NagSpec
+from nagfast.sinks import Measure, NagSink, Pending, Sink, SumSink
 
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
+TIERS = ("auto", "fast", "generic")
 
-# Largest difference of an impact from the one-at-a-time run, as a share of the layer's largest impact.
-CHECK_TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.06, torch.float16: 0.02}
-
-
-# Neuron types that are measured before norm and rotary embedding are done: attention is not fused for them.
-INSIDE_ATTENTION = frozenset({"att_q", "att_k", "att_v"})
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What to measure in a forward pass."""
-
-    neuron_types: tuple[str, ...] = ("fwd_up",)
-    """Any of NEURON_TYPES."""
-    reduction: str = "mean_abs"
-    """mean_abs or l2."""
+__all__ = ["Backbone", "Measure"]
 
 
 class Backbone:
@@ -51,8 +44,11 @@ class Backbone:
         tokenizer: its tokenizer.
         name: what it was loaded from.
         num_layers: L.
-        layout: "packed" (documents end to end) or "equal_length" (documents of one length at a time), whichever the
-            load-time check found right.
+        taps: per neuron type where each layer is measured.
+        generic: runs any architecture.
+        fast: runs this one, where it is of the plain family; else None.
+        tier_reason: why the tier is what it is, in a few words.
+        float8_report: what float8 products do to the NAGs; None where there are none.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, name: str, device: torch.device) -> None:
@@ -73,9 +69,11 @@ class Backbone:
                 f"backbone: {name} ({type(model).__name__}) has no up projection that sees every token "
                 "(mixture of experts?); use a model with a plain or gated MLP"
             )
-        self.layout = "packed"
-        self._fused: FusedMlps | None = None
-        self._attention: FusedAttentions | None = None
+        self.generic = GenericTier(model, self.config, self.layers, self.taps, device)
+        self.fast: FastTier | None = None
+        self.tier_reason = "not prepared"
+        self.float8_report: Float8Report | None = None
+        self._table: tuple[Array, torch.Tensor] | None = None
 
     @classmethod
     def load(
@@ -86,43 +84,30 @@ class Backbone:
         device: str = "auto",
         trust_remote_code: bool = False,
         check: bool = True,
+        tier: str = "auto",
     ) -> Backbone:
         """Load a causal language model from a local folder or a hub id and check it.
 
         Args:
             name: local folder, hub id, or "bundled".
-            dtype: auto (bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32), float32, bfloat16.
+            dtype: auto (bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32), float32, bfloat16,
+                float8 (see use_float8).
             device: auto, cpu, cuda or cuda:I.
             trust_remote_code: run model code that comes with the weights.
             check: compare packed batches with one-at-a-time runs; leave it on.
+            tier: auto, fast or generic, see prepare.
 
         Raises:
-            ArgumentError: no such model, or a wrong dtype or device.
+            ArgumentError: no such model, or a wrong dtype, device or tier.
             NagfastError: the architecture cannot be tapped, or the check failed.
         """
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging as hf_logging
-
-        label = str(name)
-        if label == "bundled":
-            from nagfast.bundled import MODEL
-
-            name = MODEL
         where = pick_device(device)
         kind = pick_dtype(dtype, where)
-        try:
-            hf_logging.disable_progress_bar()
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=kind, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ArgumentError(
-                f"--backbone: cannot load {str(name)!r} ({first}); give a hub id or a folder with config.json, "
-                "weights and tokenizer"
-            ) from None
-        backbone = cls(model.to(where), tokenizer, label, where)
-        backbone.prepare(check=check)
+        model, tokenizer = load_model(name, kind, where, trust_remote_code=trust_remote_code)
+        backbone = cls(model, tokenizer, str(name), where)
+        backbone.prepare(check=check, tier=tier)
+        if dtype == "float8":
+            backbone.use_float8()
         return backbone
 
     @classmethod
@@ -131,6 +116,16 @@ class Backbone:
         return cls.load("bundled", dtype=dtype, device=device)
 
     # --- what it can measure ------------------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> str:
+        """How the generic tier runs: "packed" (end to end) or "equal_length" (documents of one length at once)."""
+        return self.generic.layout
+
+    @property
+    def tier(self) -> str:
+        """What measures fwd_up: "fast" or "generic"."""
+        return "generic" if self.fast is None else "fast"
 
     def _find_taps(self, neuron_type: str) -> list[taps.Tap] | None:
         found = [taps.find_tap(layer, neuron_type, self.config) for layer in self.layers]
@@ -180,12 +175,36 @@ class Backbone:
             max_length=max_length,
             tokenizer=self.tokenizer_fingerprint,
             backbone=self.name,
-            dtype=str(self.dtype).removeprefix("torch."),
+            dtype=self._arithmetic(neuron_type, impact),
             device=self.device.type,
             versions=env.core_versions(),
         )
 
+    def _arithmetic(self, neuron_type: str, impact: str) -> str:
+        """What the spec records as dtype: float8 only where some product of the measurement is."""
+        used = self.float8_report is not None and any(self.float8_report.products.values())
+        if used and impact == "projection" and neuron_type in FAST_TYPES:
+            return "float8"
+        return str(self.dtype).removeprefix("torch.")
+
     # --- running it ---------------------------------------------------------------------------------------------------
+
+    def start_nags(self, batch: PackedBatch, top_k: int, measure: Measure | None = None) -> Pending[dict[str, Array]]:
+        """Begin to measure a packed batch by projection impact; the result is a dictionary as nags gives it.
+
+        On a GPU it returns before the work is done, and result() waits; an impact that is not a number is an
+        ArgumentError there. On the CPU everything is done at once.
+
+        Args:
+            batch: documents of at least one token each.
+            top_k: K.
+            measure: neuron types and reduction.
+        """
+        measure = measure or Measure()
+        neurons = {t: self.num_neurons(t) for t in measure.neuron_types}
+        sink = NagSink(len(batch.rows), self.num_layers, neurons, top_k, self.device)
+        self._run(batch, measure, sink)
+        return sink.pending()
 
     def nags(self, batch: PackedBatch, top_k: int, measure: Measure | None = None) -> dict[str, Array]:
         """NAGs of a packed batch by projection impact (uint16 or uint32 [n, L, K] per neuron type).
@@ -194,263 +213,125 @@ class Backbone:
             batch: documents of at least one token each.
             top_k: K.
             measure: neuron types and reduction.
+
+        Raises:
+            ArgumentError: an impact was not a number.
         """
-        measure = measure or Measure()
-        documents = len(batch.rows)
-        out = {
-            t: torch.zeros(
-                (documents, self.num_layers, top_k),
-                dtype=ops.torch_index_dtype(self.num_neurons(t)),
-                device=self.device,
-            )
-            for t in measure.neuron_types
-        }
-        broken = torch.zeros(1, dtype=torch.int32, device=self.device)
+        return self.start_nags(batch, top_k, measure).result()
 
-        def keep(neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
-            ops.topk(impacts, top_k, out=out[neuron_type][rows, layer], broken=broken)
+    def start_sums(
+        self,
+        batch: PackedBatch,
+        table: Array,
+        top_k: int,
+        *,
+        neuron_type: str = "fwd_up",
+        reduction: str = "mean_abs",
+    ) -> Pending[npt.NDArray[np.int64]]:
+        """Begin to score a packed batch against profiles; no NAG is ever written. The result is int64 [n, P].
 
-        self._run(batch, measure, keep)
-        ops.check_broken(broken)
-        return {t: nags.cpu().numpy() for t, nags in out.items()}
+        Args:
+            batch: documents of at least one token each.
+            table: uint16 or uint32 [L, N, P], P profiles side by side, as ops.score takes it; kept on the device until
+                another one comes, so give the same array again.
+            top_k: K.
+            neuron_type: one of NEURON_TYPES.
+            reduction: mean_abs or l2.
+
+        Raises:
+            ArgumentError: a table of another shape.
+        """
+        neurons = self.num_neurons(neuron_type)
+        if table.ndim != 3 or table.shape[:2] != (self.num_layers, neurons):
+            raise ArgumentError(f"table: got {list(table.shape)}; give [{self.num_layers}, {neurons}, profiles]")
+        if self._table is None or self._table[0] is not table:
+            self._table = table, torch.from_numpy(np.ascontiguousarray(table)).to(self.device)
+        sink = SumSink(len(batch.rows), self._table[1], top_k)
+        self._run(batch, Measure((neuron_type,), reduction), sink)
+        return sink.pending()
 
     def impacts(self, batch: PackedBatch, measure: Measure | None = None) -> dict[str, Array]:
         """Projection impacts of a packed batch (float32 [n, L, N] per neuron type)."""
         measure = measure or Measure()
-        documents = len(batch.rows)
-        out = {
-            # Not a number until measured: a tap that never fires fails every comparison.
-            t: np.full((documents, self.num_layers, self.num_neurons(t)), np.nan, np.float32)
-            for t in measure.neuron_types
-        }
+        return impacts(self._tier_for(measure), self.generic, batch, measure)
 
-        def keep(neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
-            out[neuron_type][rows, layer] = impacts.cpu().numpy()
+    def _tier_for(self, measure: Measure) -> Tier:
+        if self.fast is not None and FAST_TYPES.issuperset(measure.neuron_types):
+            return self.fast
+        return self.generic
 
-        self._run(batch, measure, keep)
-        return out
-
-    @torch.inference_mode()
-    def _run(self, batch: PackedBatch, measure: Measure, keep: Any) -> None:
-        """Forward without lm_head; calls keep(neuron_type, layer, rows, impacts float32 [documents, N])."""
-        if len(batch.rows) == 0:
-            return
-        if self.layout == "packed":
-            inputs = {
-                "input_ids": torch.from_numpy(batch.input_ids)[None].to(self.device),
-                "position_ids": torch.from_numpy(batch.position_ids)[None].to(self.device),
-                "document_runs": batch.runs(),
-            }
-            self._forward(inputs, batch.cu_seqlens, slice(0, len(batch.rows)), measure, keep)
-            return
-        begin = 0
-        for first, documents, length in batch.runs():
-            ids = torch.from_numpy(batch.input_ids[first : first + documents * length]).view(documents, length)
-            cu_seqlens = np.arange(documents + 1, dtype=np.int64) * length
-            rows = slice(begin, begin + documents)
-            self._forward({"input_ids": ids.to(self.device)}, cu_seqlens, rows, measure, keep)
-            begin += documents
-
-    def _forward(
-        self, inputs: dict[str, Any], cu_seqlens: npt.NDArray[np.int64], rows: slice, measure: Measure, keep: Any
-    ) -> None:
-        fused = self._fused if measure.neuron_types else None
-        length = inputs["input_ids"].shape[1]
-        if self._attention is not None:
-            self._attention.active = not INSIDE_ATTENTION.intersection(measure.neuron_types)
-        try:
-            with self._hooks(cu_seqlens, length, rows, measure, keep, fused):
-                self.model.base_model(**inputs, use_cache=False)  # type: ignore[operator]
-        finally:
-            if self._attention is not None:
-                self._attention.active = False
-
-    @contextmanager
-    def _hooks(
-        self,
-        cu_seqlens: npt.NDArray[np.int64],
-        length: int,
-        rows: slice,
-        measure: Measure,
-        keep: Any,
-        fused: FusedMlps | None,
-    ) -> Iterator[None]:
-        """Taps in place for one forward pass; fwd_up is measured inside the fused MLPs where there are any."""
-        handles = []
-
-        def hook(tap: taps.Tap, neuron_type: str, layer: int) -> Any:
-            def measure_output(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-                x = tap.cut(output if output.ndim > 2 else output[None], length).flatten(0, 1)
-                impacts = ops.segment_impact(x, cu_seqlens, reduction=measure.reduction)
-                keep(neuron_type, layer, rows, impacts)
-
-            return measure_output
-
-        try:
-            for neuron_type in measure.neuron_types:
-                if neuron_type == "fwd_up" and fused is not None:
-                    continue
-                for layer, tap in enumerate(self.taps[neuron_type]):
-                    handles.append(tap.module.register_forward_hook(hook(tap, neuron_type, layer)))
-            if fused is not None:
-                fused.begin(
-                    cu_seqlens,
-                    measure.reduction,
-                    (lambda layer, impacts: keep("fwd_up", layer, rows, impacts))
-                    if "fwd_up" in measure.neuron_types
-                    else None,
-                    whole_last_layer="fwd_down" in measure.neuron_types,
-                )
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-            if fused is not None:
-                fused.end()
+    def _run(self, batch: PackedBatch, measure: Measure, sink: Sink) -> None:
+        if len(batch.rows):
+            self._tier_for(measure).run(batch, measure, sink)
 
     # --- the load-time check ------------------------------------------------------------------------------------------
 
-    def prepare(self, *, check: bool = True) -> None:
-        """Choose the layout and install what is fused, checked against one-at-a-time runs of the stock model.
+    def prepare(self, *, check: bool = True, tier: str = "auto") -> None:
+        """Choose the layout and the tier, checked against one-at-a-time runs of the stock model.
 
         Args:
-            check: leave it on; without it nothing is compared, and attention stays as it is.
+            check: leave it on; without it nothing is compared, and the generic tier runs packed.
+            tier: auto (fast where that is right), fast (or an error) or generic.
 
         Raises:
+            ArgumentError: another tier, or fast where that is not possible.
             NagfastError: neither layout agrees with one-at-a-time runs.
         """
-        batch = self._check_batch()
-        expected = self._expected(batch) if check else {}
-        self._choose_layout(batch, expected)
-        if check and self.layout == "packed" and self.device.type == "cpu":
-            self._fuse_attention(batch, expected)
+        if tier not in TIERS:
+            raise ArgumentError(f"tier: got {tier!r}; use one of {', '.join(TIERS)}")
+        self.fast, self.float8_report = None, None
+        if not check:
+            self.generic.set_layout("packed")
+            self.tier_reason = "not checked"
+        else:
+            checked = Check(self.generic, self.name, self.dtype)
+            calls = checked.choose_layout()
+            self.tier_reason = "asked for"
+            if tier != "generic":
+                self.fast = self._checked_fast_tier(checked, calls)
+        if tier == "fast" and self.fast is None:
+            raise ArgumentError(f"tier: {self.name} has no fast tier ({self.tier_reason}); use auto or generic")
 
-    def _choose_layout(self, batch: PackedBatch, expected: dict[str, Array]) -> None:
-        everything = Measure(tuple(self.taps))
-        stock = self.config._attn_implementation
-        reasons: list[str] = []
-        for layout in ("packed", "equal_length"):
-            self.layout = layout
-            self.model.set_attn_implementation(attention.NAME if layout == "packed" else stock)  # type: ignore[operator]
-            self._fused = FusedMlps.install(self.layers) if self.device.type == "cpu" else None
-            reason = self._difference(batch, expected, everything) if expected else None
-            if reason is None:
-                if reasons:
-                    log.warning(
-                        "%s: documents cannot be packed (%s); running equal lengths together", self.name, reasons[0]
-                    )
-                return
-            reasons.append(reason)
-            if self._fused is not None:
-                self._fused.remove()
-                self._fused = None
-        raise NagfastError(f"backbone: {self.name} cannot be measured reliably: {'; '.join(reasons)}")
+    def _checked_fast_tier(self, check: Check, calls: attention.CallLog) -> FastTier | None:
+        """The runner where the model is of the plain family and it measures the same; else None, the reason noted."""
+        try:
+            if self.layout != "packed":
+                raise NotPlainError("documents cannot be packed")
+            base = self.model.base_model
+            assert isinstance(base, nn.Module)
+            fast = FastTier(find_plain(base, self.layers, self.config, calls.scoring), self.device)
+            reason = check.difference(fast, tuple(t for t in self.taps if t in FAST_TYPES))
+            if reason is not None:
+                raise NotPlainError(f"it looks plain, but {reason}")
+        except NotPlainError as error:
+            self.tier_reason = str(error)
+            log.debug("%s: generic tier (%s)", self.name, error)
+            return None
+        self.tier_reason = "plain family, checked"
+        return fast
 
-    def _fuse_attention(self, batch: PackedBatch, expected: dict[str, Array]) -> None:
-        """Fuse norm and rotary embedding where the result stays the same: other rotary embeddings look alike."""
-        self._attention = FusedAttentions.install(self.layers, self.config)
-        if self._attention is None:
-            return
-        measure = Measure(tuple(t for t in self.taps if t not in INSIDE_ATTENTION))
-        reason = self._difference(batch, expected, measure)
-        if reason is not None:
-            log.debug("%s: attention is not fused (%s)", self.name, reason)
-            self._attention.remove()
-            self._attention = None
+    def use_float8(self, *, emulate: bool = False) -> None:
+        """Multiply in float8 from now on where that is faster on this device, and say what it does to the NAGs.
 
-    def _check_batch(self) -> PackedBatch:
-        """A few random documents: single tokens, equal lengths, and one past a short sliding window."""
-        window = getattr(self.config, "sliding_window", None) or 0
-        limit = getattr(self.config, "max_position_embeddings", 2048)
-        longest = min(window + 9 if 0 < window <= 512 else 67, limit)
-        lengths = np.array([longest, *(n for n in (33, 17, 17, 5, 1, 1) if n < longest)])
-        rng = np.random.default_rng(0)
-        ids = rng.integers(0, int(self.config.vocab_size), size=int(lengths.sum()), dtype=np.int64)
-        return PackedBatch(ids, np.concatenate([[0], np.cumsum(lengths)]), np.arange(len(lengths)))
+        Projection impacts of the fast tier only; everything else stays in bfloat16.
 
-    def _expected(self, batch: PackedBatch) -> dict[str, Array]:
-        """Impacts of all neuron types, one document at a time; a type whose tap does not fit is dropped.
+        Args:
+            emulate: on any device, for all products, in float32 arithmetic on quantised values (slow; for tests).
 
         Raises:
-            NagfastError: fwd_up itself cannot be measured.
+            ArgumentError: a device without float8 products, another arithmetic than bfloat16, or no fast tier.
         """
-        found: dict[str, Array] = {}
-        for neuron_type in list(self.taps):
-            try:
-                found |= self._one_at_a_time(batch, Measure((neuron_type,)))
-            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-                if neuron_type == "fwd_up":
-                    raise NagfastError(f"backbone: {self.name} cannot be run: {str(error).splitlines()[0]}") from error
-                log.info("%s: %s neurons cannot be measured", self.name, neuron_type)
-                del self.taps[neuron_type]
-        return found
-
-    def _one_at_a_time(self, batch: PackedBatch, measure: Measure) -> dict[str, Array]:
-        """The same documents, each in a forward pass of its own with the architecture's eager attention."""
-        stock = self.config._attn_implementation
-        self.model.set_attn_implementation("eager")  # type: ignore[operator]
-        self.layout = "equal_length"
-        parts: list[dict[str, Array]] = []
-        try:
-            for a, b in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], strict=True):
-                single = PackedBatch(batch.input_ids[a:b], np.array([0, b - a]), np.array([0]))
-                parts.append(self.impacts(single, measure))
-        finally:
-            self.model.set_attn_implementation(stock)  # type: ignore[operator]
-        return {t: np.concatenate([p[t] for p in parts]) for t in measure.neuron_types}
-
-    def _difference(self, batch: PackedBatch, expected: dict[str, Array], measure: Measure) -> str | None:
-        """Why the present layout is wrong, or None."""
-        attention.COUNTER.calls = 0
-        try:
-            # Twice: a second pass sees whatever the first one left behind in buffers.
-            self.impacts(batch, measure)
-            found = self.impacts(batch, measure)
-        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
-            return str(error).splitlines()[0]
-        if self.layout == "packed" and attention.COUNTER.calls != 2 * self.num_layers:
-            calls = attention.COUNTER.calls // 2
-            return f"the registered attention ran {calls} times in {self.num_layers} layers"
-        tolerance = CHECK_TOLERANCE.get(self.dtype, 0.06)
-        for neuron_type in measure.neuron_types:
-            scale = np.abs(expected[neuron_type]).max(axis=(0, 2), keepdims=True)
-            worst = float((np.abs(found[neuron_type] - expected[neuron_type]) / np.maximum(scale, 1e-30)).max())
-            if not worst <= tolerance:
-                where = f"{self.layout} {neuron_type} impacts"
-                return f"{where} differ by {worst:.1e} of the layer's largest (limit {tolerance:.0e})"
-        return None
-
-
-def pick_device(device: str) -> torch.device:
-    """The device for auto, cpu, cuda or cuda:I."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-    except RuntimeError:
-        picked = torch.device("meta")
-    if picked.type not in {"cpu", "cuda"}:
-        raise ArgumentError(f"--device: got {device!r}; use auto, cpu, cuda or cuda:I")
-    if picked.type == "cuda" and not torch.cuda.is_available():
-        raise ArgumentError(f"--device: got {device!r}, but torch sees no CUDA device; use cpu or install a CUDA build")
-    if picked.type == "cuda" and picked.index is not None and picked.index >= torch.cuda.device_count():
-        raise ArgumentError(
-            f"--device: got {device!r}; torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0"
-        )
-    return picked
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The arithmetic for auto, float32 or bfloat16."""
-    if dtype == "auto":
-        fast = device.type == "cuda" or env.has_bfloat16_matrix()
-        return torch.bfloat16 if fast else torch.float32
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if dtype not in kinds:
-        raise ArgumentError(f"--dtype: got {dtype!r}; use auto, float32 or bfloat16")
-    if kinds[dtype] is torch.bfloat16 and device.type == "cpu" and not env.has_bfloat16_matrix():
-        log.warning("--dtype bfloat16: this CPU has no bfloat16 matrix instructions; float32 is faster here")
-    return kinds[dtype]
+        if not emulate:
+            require_float8(self.device)
+        if self.dtype != torch.bfloat16:
+            raise ArgumentError(f"--dtype: float8 is made from bfloat16 weights, {self.name} is in {self.dtype}")
+        if self.fast is None:
+            raise ArgumentError(
+                f"--dtype: float8 needs the fast tier, which {self.name} does not have ({self.tier_reason}); "
+                "use bfloat16"
+            )
+        self.fast, self.float8_report = float8_tier(self.fast, self.config, emulate=emulate)
+        log.info("%s: %s", self.name, self.float8_report)
 
 
 def _learned_positions(model: nn.Module, config: Any) -> int | None:

@@ -20,10 +20,11 @@ from nagfast import env
 from nagfast.errors import NagfastError
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit code 2 and one line."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -54,6 +55,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "tsne": (configs.TsneConfig, _lazy("commands", "tsne")),
     "doctor": (configs.DoctorConfig, _lazy("commands", "doctor")),
 }
+BENCH = "The benchmark harness: checks, times in interleaved rounds, prints a table, appends JSON lines"
 
 
 GROUPS = {"index": "Nearest targets: build an index, query it"}
@@ -66,16 +68,16 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
     for item in dataclasses.fields(config):
         kind, many = _value_type(hints[item.name])
         options: dict[str, Any] = {"help": help_texts.get(item.name, "").replace("%", "%%")}
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if item.metadata.get("positional"):
             if many:
-                options["nargs"] = "+"
+                options["nargs"] = "+" if required else "*"
             parser.add_argument(item.name, metavar=item.name.upper().removesuffix("S"), **options)
             continue
         flag = f"--{item.name.replace('_', '-')}"
         if kind is bool:
             parser.add_argument(flag, action="store_true", **options)
             continue
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if many:
             options |= {"nargs": "+", "action": "extend"}
         choices = [c for c in item.metadata.get("choices", ()) if c is not None]
@@ -101,36 +103,46 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from nagfast import __version__
 
-    parser = _Parser(prog="nagfast", description="Target-oriented data selection by Neuron-Activated Graphs.")
+    parser = Parser(prog="nagfast", description="Target-oriented data selection by Neuron-Activated Graphs.")
     parser.add_argument("--version", action="version", version=f"nagfast {__version__}")
     parser.add_argument("--quiet", action="store_true", help="only warnings and errors")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     groups: dict[str, Any] = {}
     for name, (config, _) in COMMANDS.items():
         first = (config.__doc__ or "").strip().splitlines()[0]
         group, _, verb = name.rpartition(" ")
         if group and group not in groups:
             head = commands.add_parser(group, help=GROUPS[group], description=GROUPS[group])
-            groups[group] = head.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+            groups[group] = head.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
         sub = (groups[group] if group else commands).add_parser(verb, help=first, description=first)
         _add_options(sub, config)
+    commands.add_parser("bench", help=BENCH, add_help=False)
     return parser
+
+
+def _call(command: str, arguments: dict[str, Any], rest: list[str]) -> int:
+    if command == "bench":  # it has a command line of its own
+        return _lazy("benchmarks.__main__", "main")(rest)
+    config_class, call = COMMANDS[command]
+    return call(config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = vars(build_parser().parse_args(argv))
+    parser = build_parser()
+    parsed, rest = parser.parse_known_args(argv)
+    arguments = vars(parsed)
     command, quiet, debug = (arguments.pop(name) for name in ("command", "quiet", "debug"))
     command = " ".join(filter(None, [command, arguments.pop("verb", None)]))
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "filelock", "urllib3", "faiss"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    config_class, call = COMMANDS[command]
+    if rest and command != "bench":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     env.keep_freed_memory()
     try:
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-        return call(config_class(**values))
+        return _call(command, arguments, rest)
     except NagfastError as error:
         _complain(command, str(error))
         return error.exit_code

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +15,11 @@ import pyarrow.parquet as pq
 from nagfast import config as configs
 from nagfast import env
 from nagfast.errors import ArgumentError
+from nagfast.ranks import Rank
+
+if TYPE_CHECKING:
+    from nagfast.targets import TargetProfile
+    from nagfast.text_shards import TextSummary
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +32,25 @@ def say(line: str = "") -> None:
 
 def extract(config: configs.ExtractConfig) -> int:
     """Text -> NAG store."""
-    from nagfast.extraction import run_extract
+    from nagfast.extract_job import run_extract
 
-    summary = run_extract(config)
+    rank = Rank.from_environment()
+    rank.share_processors()
+    summary = run_extract(config, rank=rank)
+    return _say_text(summary, config.out, config.quarantine or f"{config.out}/quarantine")
+
+
+def _say_text(summary: TextSummary, out: str, quarantine: str) -> int:
     rate = summary.tokens / max(summary.seconds, 1e-9)
+    part = "" if summary.rank.alone else f" ({summary.rank.describe()})"
     say(
-        f"{config.out}: {summary.documents:,} documents, {summary.tokens:,} tokens in {summary.seconds:.1f} s "
+        f"{out}{part}: {summary.documents:,} documents, {summary.tokens:,} tokens in {summary.seconds:.1f} s "
         f"({rate:,.0f} tokens/s), {summary.shards} shards written, {summary.resumed} were there"
     )
     if summary.empty:
         say(f"without a NAG (no tokens): {summary.empty:,} documents, similarity 0")
     if summary.quarantined:
-        say(f"quarantined: {summary.quarantined:,} rows, see {config.quarantine or config.out + '/quarantine'}")
+        say(f"quarantined: {summary.quarantined:,} rows, see {quarantine}")
     for path in summary.unreadable:
         say(f"could not be read: {path}")
     return summary.exit_code
@@ -64,7 +77,7 @@ def fit_profile(config: configs.ProfileConfig) -> int:
 
 
 def score(config: configs.ScoreConfig) -> int:
-    """NAG stores + profiles -> distances."""
+    """NAG stores or text + profiles -> distances."""
     from nagfast.scoring import score_store
     from nagfast.store import open_many
     from nagfast.targets import TargetProfile
@@ -74,6 +87,8 @@ def score(config: configs.ScoreConfig) -> int:
     if repeated:
         raise ArgumentError(f"--profile: {repeated[0]!r} names two profiles; rename one file, names become columns")
     profiles = {name: TargetProfile.load(path) for name, path in zip(names, config.profile, strict=True)}
+    if config.from_text:
+        return _score_text(config, profiles)
     stores, notes = open_many(config.store)
     for note in notes:
         log.warning("stores differ in %s", note)
@@ -82,6 +97,16 @@ def score(config: configs.ScoreConfig) -> int:
     if summary.empty:
         say(f"without a NAG: {summary.empty:,} documents, distance 1")
     return 0
+
+
+def _score_text(config: configs.ScoreConfig, profiles: Mapping[str, TargetProfile]) -> int:
+    from nagfast.score_text import run_score_text
+
+    rank = Rank.from_environment()
+    rank.share_processors()
+    summary = run_score_text(config, profiles, rank=rank)
+    say(f"{summary.out}: {summary.rows:,} documents scored against {', '.join(profiles)}")
+    return _say_text(summary, summary.out, config.quarantine or f"{config.out}.quarantine")
 
 
 def _selection_options(config: configs.SelectConfig | configs.RankConfig) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from typing import Any
 from nagfast.errors import ArgumentError
 from nagfast.schema import IMPACTS, NEURON_TYPES, REDUCTIONS
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "float8")
 UNITS = ("tokens", "bytes", "documents")
 INDEX_METHODS = ("auto", "exact", "ivf", "faiss", "minhash")
 AGGREGATES = ("max", "mean", "density")
+TOKEN_COUNT = "token_num"
+"""Column of the exact token counts that --count-tokens stores."""
 
 
 def option(default: Any = dataclasses.MISSING, *, choices: tuple[str, ...] = (), positional: bool = False) -> Any:
@@ -44,16 +46,58 @@ def _check_values(config: Any) -> None:
             raise ArgumentError(f"{flag}: got {value}; use at least 1")
 
 
-@dataclass(frozen=True)
-class ExtractConfig:
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """How text is read and run through a backbone."""
+
+    backbone: str = option("bundled")
+    """Hugging Face id, local folder, or "bundled"."""
+    text_column: str = option("doc")
+    """Column of the text (a dotted name reaches into records)."""
+    id_column: str = option("docid")
+    """Column of the document id."""
+    keep: str = option("")
+    """Columns to carry along into the output, comma-separated."""
+    count_tokens: bool = option(False)
+    """Store the exact number of tokens of each whole document as the column token_num."""
+    dtype: str = option("auto", choices=DTYPES)
+    """Arithmetic: auto is bfloat16 on GPUs and on CPUs with bfloat16 matrix instructions, else float32. float8, on GPUs
+    only, multiplies in 8 bits where that is faster and prints how many neurons stay the same."""
+    device: str = option("auto")
+    """auto, cpu, cuda or cuda:I."""
+    batch_tokens: int | None = option(None)
+    """Tokens per step (default: 2,048 on CPU, 16,384 on GPU; with act_grad fewer where free memory asks for it)."""
+    shard_rows: int = option(8192)
+    """Input rows per piece of work; what a killed run can lose is the pieces in flight."""
+    quarantine: str | None = option(None)
+    """Folder for rows that cannot be used (default: OUT/quarantine, or OUT.quarantine for a file)."""
+    trust_remote_code: bool = option(False)
+    """Run the model code that comes with the backbone."""
+
+    def _check_text_options(self) -> None:
+        for name in ("batch_tokens", "shard_rows"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"--{name.replace('_', '-')}: got {value}; use at least 1")
+
+    @property
+    def keep_columns(self) -> tuple[str, ...]:
+        """The columns asked for with --keep."""
+        return tuple(dict.fromkeys(n.strip() for n in self.keep.split(",") if n.strip()))
+
+    @property
+    def all_kept(self) -> tuple[str, ...]:
+        """The columns asked for with --keep, and token_num with --count-tokens."""
+        return (*self.keep_columns, *((TOKEN_COUNT,) if self.count_tokens else ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(TextOptions):
     """Text -> NAG store."""
 
     inputs: tuple[str, ...] = option(positional=True)
     """Parquet or jsonl[.gz|.zst] files, folders, globs or fsspec URLs."""
     out: str = option()
     """Store to write: a folder. A run that was cut short is taken up where it stopped."""
-    backbone: str = option("bundled")
-    """Hugging Face id, local folder, or "bundled"."""
     top_k: int | None = option(None)
     """Neurons kept per layer (default 20)."""
     top_ratio: float | None = option(None)
@@ -66,39 +110,20 @@ class ExtractConfig:
     """Impact of a neuron."""
     reduction: str = option("mean_abs", choices=REDUCTIONS)
     """How a document's tokens are drawn together."""
-    text_column: str = option("doc")
-    """Column of the text (a dotted name reaches into records)."""
-    id_column: str = option("docid")
-    """Column of the document id."""
-    keep: str = option("")
-    """Columns to carry into the store, comma-separated."""
-    count_tokens: bool = option(False)
-    """Store the exact number of tokens of each whole document as the column token_num."""
-    dtype: str = option("auto", choices=DTYPES)
-    """Arithmetic: auto is bfloat16 on GPUs and on CPUs with bfloat16 matrix instructions, else float32."""
-    device: str = option("auto")
-    """auto, cpu, cuda or cuda:I."""
-    batch_tokens: int | None = option(None)
-    """Tokens per step (default: 2,048 on CPU, 16,384 on GPU; with act_grad fewer where free memory asks for it)."""
-    shard_rows: int = option(8192)
-    """Input rows per shard of the store; what a killed run can lose is the shards in flight."""
     threads: int | None = option(None)
     """CPU threads (default: all)."""
     overwrite: bool = option(False)
     """Replace the store instead of taking it up."""
-    quarantine: str | None = option(None)
-    """Folder for rows that cannot be used (default: OUT/quarantine)."""
-    trust_remote_code: bool = option(False)
-    """Run the model code that comes with the backbone."""
 
     def __post_init__(self) -> None:
         _check_values(self)
+        self._check_text_options()
         _require(bool(self.inputs), "INPUT: none given; name at least one file, folder or glob")
         _require(
             self.top_k is None or self.top_ratio is None,
             f"--top-k {self.top_k} and --top-ratio {self.top_ratio}: give one of the two",
         )
-        for name in ("top_k", "max_length", "batch_tokens", "shard_rows", "threads"):
+        for name in ("top_k", "max_length"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"--{name.replace('_', '-')}: got {value}; use at least 1")
         _require(
@@ -119,11 +144,6 @@ class ExtractConfig:
     def neuron_types(self) -> tuple[str, ...]:
         """The neuron types asked for, in order, once each."""
         return tuple(dict.fromkeys(n.strip() for n in self.neurons.split(",") if n.strip()))
-
-    @property
-    def keep_columns(self) -> tuple[str, ...]:
-        """The columns asked for with --keep."""
-        return tuple(dict.fromkeys(n.strip() for n in self.keep.split(",") if n.strip()))
 
 
 @dataclass(frozen=True)
@@ -152,22 +172,31 @@ class ProfileConfig:
         _require(self.power > 0, f"--power: got {self.power}; use more than 0")
 
 
-@dataclass(frozen=True)
-class ScoreConfig:
-    """NAG store of the pool + profiles -> distances."""
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(TextOptions):
+    """NAG store of the pool, or its text, + profiles -> distances."""
 
-    store: tuple[str, ...] = option(positional=True)
+    store: tuple[str, ...] = option([], positional=True)
     """NAG stores of the pool."""
+    from_text: tuple[str, ...] = option([])
+    """In place of a store: parquet or jsonl[.gz|.zst] files, folders, globs or URLs, scored without storing NAGs; the
+    options of reading and of the backbone belong to it. A run that was cut short is taken up where it stopped."""
     profile: tuple[str, ...] = option()
     """Target profile (.npz); several in one pass: --profile A --profile B."""
     out: str = option()
-    """Parquet file to write: docid, nag_distance, and the columns kept in the store."""
+    """Parquet file to write: docid, nag_distance, and the columns kept."""
     threads: int | None = option(None)
     """CPU threads (default: all)."""
 
     def __post_init__(self) -> None:
         _check_values(self)
+        self._check_text_options()
         _require(bool(self.profile), "--profile: none given; name at least one .npz made by nagfast profile")
+        _require(bool(self.store) != bool(self.from_text), "STORE or --from-text: give one of the two")
+        if self.store:
+            for item in dataclasses.fields(TextOptions):
+                flag = f"--{item.name.replace('_', '-')}"
+                _require(getattr(self, item.name) == item.default, f"{flag}: belongs to --from-text; leave it out")
 
 
 @dataclass(frozen=True)
@@ -423,6 +452,13 @@ class DoctorConfig:
 @cache
 def field_help(cls: type) -> dict[str, str]:
     """The docstring under each field of a config class."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__[:-1]):
+        found |= _own_help(each)
+    return found
+
+
+def _own_help(cls: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
     found: dict[str, str] = {}

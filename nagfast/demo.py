@@ -15,7 +15,7 @@ from nagfast.analysis.report import collect, write_report
 from nagfast.backbone import Backbone
 from nagfast.bundled import SAMPLE
 from nagfast.commands import say
-from nagfast.extraction import run_extract
+from nagfast.extract_job import run_extract
 from nagfast.inputs import Columns, find_sources, read_rows
 from nagfast.store import NagStore
 from nagfast.targets import TargetProfile

@@ -75,7 +75,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(final: Path | str) -> Iterator[Path]:
+def atomic_path(final: Path | str, *, replace: bool = True) -> Iterator[Path]:
     """A temporary path to write to; it becomes `final` when the block ends well, and vanishes when it does not.
 
     The block may open, write and close the path as often as it likes, and must have closed it at its end. The
@@ -83,7 +83,8 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
     instead. Parent folders are created.
 
     Args:
-        final: the file to make. One that exists is replaced.
+        final: the file to make.
+        replace: whether one that exists by the end of the block is replaced or stays as it is.
 
     Yields:
         A path in the same folder that does not exist yet.
@@ -105,7 +106,8 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        temporary.replace(final)
+        if replace or not _link(temporary, final):
+            temporary.replace(final)
         sync_folder(final.parent)
     except OSError as error:
         raise write_error(final, error) from error
@@ -116,15 +118,27 @@ def atomic_path(final: Path | str) -> Iterator[Path]:
             _live.discard(key)
 
 
+def _link(temporary: Path, final: Path) -> bool:
+    """Give a file its final name unless somebody else has; False where the file system cannot do that."""
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        return True
+    except OSError:
+        return final.exists()
+    return True
+
+
 def atomic_write_bytes(final: Path | str, data: bytes) -> None:
     """Write a whole file or none (see atomic_path for the errors)."""
     with atomic_path(final) as path:
         path.write_bytes(data)
 
 
-def atomic_write_text(final: Path | str, text: str) -> None:
-    """Write a whole UTF-8 file or none, line ends as given (see atomic_path for the errors)."""
-    atomic_write_bytes(final, text.encode("utf-8"))
+def atomic_write_text(final: Path | str, text: str, *, replace: bool = True) -> None:
+    """Write a whole UTF-8 file or none, line ends as given (see atomic_path for `replace` and the errors)."""
+    with atomic_path(final, replace=replace) as path:
+        path.write_bytes(text.encode("utf-8"))
 
 
 def _alive(pid: int) -> bool:

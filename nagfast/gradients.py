@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,8 @@ from nagfast.errors import NagfastError
 from nagfast.head import Head
 from nagfast.mlp_backward import Site, Sweep, find_site, measured
 from nagfast.packing import PackedBatch
+from nagfast.placing import equal_lengths, to_device
+from nagfast.sinks import NagSink, Pending
 
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
@@ -49,6 +52,27 @@ class _Plan:
 _PLANS: WeakKeyDictionary[Backbone, _Plan] = WeakKeyDictionary()
 
 
+def start_act_grad_nags(
+    backbone: Backbone, batch: PackedBatch, top_k: int, reduction: str = "mean_abs"
+) -> Pending[Array]:
+    """Begin act_grad_nags; on a GPU it returns before the work is done, and result() waits and may raise.
+
+    Raises:
+        NagfastError: the architecture has no down projection to measure before.
+    """
+    neurons = {"fwd_up": backbone.num_neurons()}
+    sink = NagSink(len(batch.rows), backbone.num_layers, neurons, top_k, backbone.device)
+    _run(backbone, batch, reduction, partial(sink.take, "fwd_up"))
+    without = batch.lengths < 2
+
+    def finish(found: dict[str, Array]) -> Array:
+        nags = found["fwd_up"]
+        nags[without] = np.iinfo(nags.dtype).max
+        return nags
+
+    return Pending(sink.nags, sink.broken, finish)
+
+
 def act_grad_nags(backbone: Backbone, batch: PackedBatch, top_k: int, reduction: str = "mean_abs") -> Array:
     """NAGs by |a * dloss/da| (uint16 or uint32 [n, L, K]); the sentinel where a document has fewer than 2 tokens.
 
@@ -56,18 +80,7 @@ def act_grad_nags(backbone: Backbone, batch: PackedBatch, top_k: int, reduction:
         ArgumentError: an impact that is not a number.
         NagfastError: the architecture has no down projection to measure before.
     """
-    dtype = ops.torch_index_dtype(backbone.num_neurons())
-    found = torch.zeros((len(batch.rows), backbone.num_layers, top_k), dtype=dtype, device=backbone.device)
-    broken = torch.zeros(1, dtype=torch.int32, device=backbone.device)
-
-    def keep(layer: int, rows: slice, impacts: torch.Tensor) -> None:
-        ops.topk(impacts, top_k, out=found[rows, layer], broken=broken)
-
-    _run(backbone, batch, reduction, keep)
-    ops.check_broken(broken)
-    out: Array = found.cpu().numpy()
-    out[batch.lengths < 2] = np.iinfo(out.dtype).max
-    return out
+    return start_act_grad_nags(backbone, batch, top_k, reduction).result()
 
 
 def act_grad_impacts(backbone: Backbone, batch: PackedBatch, reduction: str = "mean_abs") -> list[Array]:
@@ -127,32 +140,25 @@ def _run(backbone: Backbone, batch: PackedBatch, reduction: str, keep: Keep) -> 
     plan = _plan(backbone)
     if backbone.layout == "packed":
         rows = slice(0, len(batch.rows))
-        _sweep(backbone, plan, batch.input_ids[None], batch, reduction, lambda layer, x: keep(layer, rows, x))
+        _sweep(backbone, plan, batch, reduction, lambda layer, x: keep(layer, rows, x))
         return
-    begin = 0
-    for first, documents, length in batch.runs():
-        ids = batch.input_ids[first : first + documents * length].reshape(documents, length)
-        rows = slice(begin, begin + documents)
-        part = PackedBatch(ids.ravel(), np.arange(documents + 1) * length, batch.rows[rows])
-        _sweep(backbone, plan, ids, part, reduction, lambda layer, x, rows=rows: keep(layer, rows, x))  # type: ignore[misc]
-        begin += documents
+    for rows, part in equal_lengths(batch):
+        _sweep(backbone, plan, part, reduction, lambda layer, x, rows=rows: keep(layer, rows, x))  # type: ignore[misc]
 
 
 def _sweep(
     backbone: Backbone,
     plan: _Plan,
-    ids: npt.NDArray[np.int64],
     batch: PackedBatch,
     reduction: str,
     keep: Callable[[int, torch.Tensor], None],
 ) -> None:
-    tokens = torch.from_numpy(np.ascontiguousarray(ids)).to(backbone.device)
-    with_next = np.delete(np.arange(ids.size), batch.cu_seqlens[1:] - 1)  # all but the last token of each document
-    rows = torch.from_numpy(with_next).to(backbone.device)
-    labels = tokens.flatten()[rows + 1]
+    inputs = backbone.generic.inputs(batch)
+    tokens = np.arange(len(batch.input_ids))
+    rows = to_device(np.delete(tokens, batch.cu_seqlens[1:] - 1), backbone.device)  # all but each document's last
+    labels = inputs["input_ids"].flatten()[rows + 1]
     anchor = torch.zeros((), device=backbone.device, requires_grad=True)
     sweep = Sweep(batch.cu_seqlens, reduction, keep, anchor, plan.scratch)
-    inputs = _inputs(backbone, tokens, batch)
     with measured(plan.sites, sweep), torch.enable_grad():
         if plan.head is None:
             logits = backbone.model(**inputs).logits.flatten(0, 1)[rows]
@@ -162,14 +168,6 @@ def _sweep(
             gradient = plan.head.gradient(hidden.detach().flatten(0, 1), rows, labels)
             hidden.backward(gradient.view_as(hidden))
     plan.scratch = sweep.scratch
-
-
-def _inputs(backbone: Backbone, tokens: torch.Tensor, batch: PackedBatch) -> dict[str, Any]:
-    inputs: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
-    if backbone.layout == "packed":
-        inputs["position_ids"] = torch.from_numpy(batch.position_ids)[None].to(backbone.device)
-        inputs["document_runs"] = batch.runs()
-    return inputs
 
 
 def _plan(backbone: Backbone) -> _Plan:
@@ -190,7 +188,7 @@ def _checked_head(backbone: Backbone) -> Head | None:
         return None
     ids = np.random.default_rng(0).integers(0, int(backbone.config.vocab_size), size=8)
     batch = PackedBatch(ids, np.array([0, len(ids)]), np.array([0]))
-    inputs = _inputs(backbone, torch.from_numpy(ids)[None].to(backbone.device), batch)
+    inputs = backbone.generic.inputs(batch)
     expected = backbone.model(**inputs).logits[0].float()
     hidden = backbone.model.base_model(**inputs).last_hidden_state[0]  # type: ignore[operator]
     found = head.logits(hidden).float()

@@ -39,8 +39,8 @@ def primary(specs: Mapping[str, NagSpec]) -> str:
     return "fwd_up" if "fwd_up" in specs else next(iter(specs))
 
 
-def write_manifest(folder: Path, specs: Mapping[str, NagSpec], keep: Sequence[str]) -> None:
-    """Make the folder a store of these specs.
+def write_manifest(folder: Path, specs: Mapping[str, NagSpec], keep: Sequence[str], *, replace: bool) -> None:
+    """Make the folder a store of these specs; with replace=False not where it is a store already.
 
     Raises:
         NagfastError: it cannot be written to.
@@ -51,7 +51,7 @@ def write_manifest(folder: Path, specs: Mapping[str, NagSpec], keep: Sequence[st
         "specs": {name: spec.to_dict() for name, spec in specs.items()},
         "keep": list(keep),
     }
-    atomic_write_text(folder / MANIFEST, json.dumps(value, indent=1) + "\n")
+    atomic_write_text(folder / MANIFEST, json.dumps(value, indent=1) + "\n", replace=replace)
 
 
 def is_store(folder: Path) -> bool:

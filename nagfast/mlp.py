@@ -1,8 +1,8 @@
-"""Gated MLPs on the CPU with SwiGLU and impact fused: one pass over the gate and up products instead of five.
+"""Gated MLPs of any architecture with activation and impact fused: one pass over the gate and up products, not five.
 
-The gate and up weights are laid side by side once (the module's own parameters become views of the merged matrix, so
-memory is not doubled), and one matrix product fills a buffer that is kept between layers and batches: fresh
-memory for a [tokens, 2N] result costs page faults that take about as long as the arithmetic on it.
+The gate and up weights are laid side by side once (merging.py), and one matrix product fills a buffer that is kept
+between layers and batches: on the CPU, fresh memory for a [tokens, 2N] result costs page faults that take about as
+long as the arithmetic on it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from nagfast import ops, taps
+from nagfast.merging import merge
 
 Keep = Callable[[int, torch.Tensor], None]
 
 
 class FusedMlps:
-    """Replaces the forward of every SwiGLU MLP of a model; measures fwd_up on the way."""
+    """Replaces the forward of every gated MLP of a model; measures fwd_up on the way."""
 
     def __init__(self, mlps: list[taps.GatedMlp]) -> None:
         self.mlps = mlps
@@ -37,11 +38,14 @@ class FusedMlps:
             mlp.module.forward = self._forward_of(layer, mlp)  # type: ignore[method-assign]
 
     @classmethod
-    def install(cls, layers: nn.ModuleList) -> FusedMlps | None:
-        """Fuse all MLPs of the layers, or none (None) where one is not a SwiGLU of three plain projections."""
-        found = [taps.find_gated_mlp(layer) for layer in layers]
+    def install(cls, layers: nn.ModuleList, device: torch.device) -> FusedMlps | None:
+        """Fuse all MLPs of the layers; None where one is not act(gate) * up of three plain projections.
+
+        On the CPU also None without the extension: the reference would be slower than the modules.
+        """
+        found = [taps.find_gated_mlp(layer, ops.ACTIVATIONS) for layer in layers]
         whole = [m for m in found if m is not None]
-        if len(whole) != len(found) or ops.native() is None:
+        if len(whole) != len(found) or (device.type == "cpu" and ops.native() is None):
             return None
         if len({m.up.out_features for m in whole}) != 1 or any(m.up.bias is not None for m in whole):
             return None
@@ -85,7 +89,7 @@ class FusedMlps:
                     self.keep(layer, ops.segment_impact(up, self.cu_seqlens, reduction=self.reduction))
                 return x
             gate_up = self._product(flat, self.weights[layer])
-            impacts = ops.swiglu_impact(gate_up, self.cu_seqlens, reduction=self.reduction)
+            impacts = ops.swiglu_impact(gate_up, self.cu_seqlens, activation=mlp.activation, reduction=self.reduction)
             if self.keep is not None:
                 self.keep(layer, impacts)
             out: torch.Tensor = mlp.down(gate_up[:, : self.neurons])
@@ -96,23 +100,7 @@ class FusedMlps:
     def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """X @ weight.T in the kept buffer ([tokens, rows of weight])."""
         size = x.shape[0] * weight.shape[0]
-        if self.buffer.numel() < size or self.buffer.dtype != x.dtype:
-            self.buffer = torch.empty(size, dtype=x.dtype)
+        if self.buffer.numel() < size or self.buffer.dtype != x.dtype or self.buffer.device != x.device:
+            self.buffer = torch.empty(size, dtype=x.dtype, device=x.device)
         out = self.buffer[:size].view(x.shape[0], weight.shape[0])
         return torch.mm(x, weight.t(), out=out)
-
-
-def merge(gate: nn.Linear, up: nn.Linear) -> torch.Tensor:
-    """Gate and up weights as one matrix [2N, hidden]; the modules' parameters become views of it.
-
-    A second call finds the matrix that the first one made.
-    """
-    rows = gate.out_features
-    merged: torch.Tensor | None = getattr(gate, "gate_up_weight", None)
-    if merged is not None:
-        return merged
-    merged = torch.cat([gate.weight.detach(), up.weight.detach()])
-    object.__setattr__(gate, "gate_up_weight", merged)  # not a parameter or buffer of its own
-    gate.weight = nn.Parameter(merged[:rows], requires_grad=False)
-    up.weight = nn.Parameter(merged[rows:], requires_grad=False)
-    return merged

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from nagfast import ops, taps
-from nagfast.mlp import merge
+from nagfast.merging import merge
 
 PROBE_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.005}
 

@@ -48,6 +48,19 @@ class PackedBatch:
         ends = np.append(starts[1:], len(lengths))
         return [(int(self.cu_seqlens[a]), int(b - a), int(lengths[a])) for a, b in zip(starts, ends, strict=True)]
 
+    def cut(self, batch_tokens: int) -> list[PackedBatch]:
+        """The same documents in batches of at most batch_tokens (a longer document has a batch of its own)."""
+        found, begin = [], 0
+        while begin < len(self.rows):
+            start = self.cu_seqlens[begin]
+            end = int(np.searchsorted(self.cu_seqlens, start + batch_tokens, side="right")) - 1
+            end = max(begin + 1, end)
+            bounds = self.cu_seqlens[begin : end + 1]
+            ids = self.input_ids[bounds[0] : bounds[-1]]
+            found.append(PackedBatch(ids, bounds - bounds[0], self.rows[begin:end]))
+            begin = end
+        return found
+
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> tuple[list[Ints], Ints]:
     """First max_length tokens of each text, no special tokens added, and the full token counts.
@@ -80,11 +93,6 @@ def pack(tokens: Sequence[Ints], batch_tokens: int) -> Iterator[PackedBatch]:
     lengths = np.fromiter((len(t) for t in tokens), dtype=np.int64, count=len(tokens))
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
-    begin = 0
-    while begin < len(order):
-        size = np.cumsum(lengths[order[begin : begin + batch_tokens]])
-        end = begin + max(1, int(np.searchsorted(size, batch_tokens, side="right")))
-        rows = order[begin:end]
-        cu_seqlens = np.concatenate([[0], np.cumsum(lengths[rows])])
-        yield PackedBatch(np.concatenate([tokens[i] for i in rows]), cu_seqlens, rows)
-        begin = end
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths[order])])
+    ids = np.concatenate([tokens[i] for i in order]) if len(order) else np.empty(0, np.int64)
+    yield from PackedBatch(ids, cu_seqlens, order).cut(batch_tokens)

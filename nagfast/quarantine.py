@@ -10,16 +10,18 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from nagfast.errors import NagfastError
 from nagfast.files import atomic_write_text, clean_temporaries, write_error
+from nagfast.ranks import Rank
 
+ALONE = Rank()
 BASE64 = "base64:"
-_FILE = re.compile(r"(?P<shard>.+)-\d{5,}\.jsonl|(?P<file>.+)\.unreadable\.json")
+_FILE = re.compile(r"(?P<shard>.+)-(?P<chunk>\d{5,})\.jsonl|(?P<file>.+)\.unreadable\.json")
 UNREADABLE = "unreadable file"
 """The reason under which summary() counts files that could not be read."""
 
@@ -93,14 +95,28 @@ class Quarantine:
         else:
             self._remove(path)
 
-    def write_file(self, source: Named, reason: str) -> None:
-        """Note a file that could not be read to its end, and why."""
-        record = {"file": source.path, "reason": reason}
+    def write_file(self, source: Named, reason: str, rank: Rank = ALONE) -> None:
+        """Note a file that could not be read to its end, why, and by which of several processes."""
+        record: dict[str, Any] = {"file": source.path, "reason": reason}
+        if not rank.alone:
+            record["rank"] = rank.rank
         atomic_write_text(self.folder / f"{source.name}.unreadable.json", json.dumps(record) + "\n")
 
-    def clear_file(self, source: Named) -> None:
-        """Forget that a file could not be read: it could be this time."""
-        self._remove(self.folder / f"{source.name}.unreadable.json")
+    def clear_file(self, source: Named, rank: Rank = ALONE) -> None:
+        """Forget that a file could not be read: it could be this time.
+
+        One of several processes reads a part of it: it forgets what it noted itself, and the first one also what is
+        of a run with fewer or more processes.
+        """
+        path = self.folder / f"{source.name}.unreadable.json"
+        if not rank.alone:
+            try:
+                noted = json.loads(path.read_text("ascii", errors="replace")).get("rank", 0)
+            except (OSError, ValueError, AttributeError, RecursionError):
+                noted = 0
+            if (noted if isinstance(noted, int) and 0 <= noted < rank.world_size else 0) != rank.rank:
+                return
+        self._remove(path)
 
     def clear(self, sources: Iterable[str]) -> None:
         """Forget what is noted of some sources (their names); other files of the folder stay.
@@ -111,10 +127,14 @@ class Quarantine:
         for path in self._files_of(sources):
             self._remove(path)
 
-    def count(self, sources: Iterable[str]) -> int:
-        """Bad rows noted of some sources (their names)."""
-        files = [path for path in self._files_of(sources) if path.suffix == ".jsonl"]
-        return sum(path.read_bytes().count(b"\n") for path in files)
+    def count(self, sources: Iterable[str], wanted: Callable[[str, int], bool] | None = None) -> int:
+        """Bad rows noted of some sources (their names), of all their chunks or of those `wanted` is true for."""
+        rows = 0
+        for path in self._files_of(sources):
+            match = _FILE.fullmatch(path.name)
+            if match and match["shard"] and (wanted is None or wanted(match["shard"], int(match["chunk"]))):
+                rows += path.read_bytes().count(b"\n")
+        return rows
 
     def _files_of(self, sources: Iterable[str]) -> list[Path]:
         names = set(sources)

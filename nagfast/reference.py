@@ -71,6 +71,19 @@ def swiglu_backward(
     return d_gate, d_up, a.detach() * d_act
 
 
+FLOAT8_MAX = 448.0  # of e4m3
+
+
+def quantize_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row as float8 (e4m3) times a scale, its largest magnitude / 448 ([T, H] -> float8 [T, H], float32 [T, 1]).
+
+    A row of zeros has the scale 1 / 448.
+    """
+    largest = x.float().abs().amax(dim=1, keepdim=True)
+    scales = torch.where(largest == 0, 1.0, largest) / FLOAT8_MAX
+    return (x.float() / scales).clamp(-FLOAT8_MAX, FLOAT8_MAX).to(torch.float8_e4m3fn), scales
+
+
 def softmax_gradient(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Gradient of the summed cross-entropy by the logits (float [rows, V]): softmax minus one-hot of the labels."""
     return torch.softmax(logits, dim=-1) - nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)

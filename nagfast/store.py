@@ -17,7 +17,7 @@ import pyarrow as pa
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.manifest import local_folder, primary, read_manifest, shard_files
 from nagfast.schema import NagBatch, NagSpec
-from nagfast.shards import Shard, ShardReader, damaged, read_footer, require_spec
+from nagfast.shards import Shard, ShardReader, common_field, damaged, read_footer, require_spec
 from nagfast.store_writer import StoreWriter
 
 __all__ = ["NagStore", "StoreBatch", "StoreWriter", "open_many"]
@@ -107,15 +107,8 @@ class NagStore:
     def _unify(self) -> pa.Schema:
         """One type for each kept column: of JSON lines, one shard may hold integers and the next fractions or nulls."""
         fields = [pa.field("docid", pa.string()), pa.field("nag_tokens", pa.int32())]
-        for name in self.keep:
-            found = {shard.kept.field(name).type for shard in self._shards} or {pa.null()}
-            try:
-                options = "permissive" if len(found) > 1 else "default"
-                each = [pa.schema([pa.field(name, kind)]) for kind in sorted(found, key=str)]
-                fields.append(pa.unify_schemas(each, promote_options=options).field(0))
-            except pa.ArrowException:
-                fields.append(pa.field(name, pa.string()))
-        return pa.schema(fields)
+        kept = [common_field(name, {shard.kept.field(name).type for shard in self._shards}) for name in self.keep]
+        return pa.schema([*fields, *kept])
 
     def __len__(self) -> int:
         return sum(shard.rows for shard in self._shards)

@@ -71,11 +71,12 @@ class StoreWriter:
                 self._check_same()
                 return
             self._remove_shards()
-        elif any(not p.name.startswith(".") for p in self.path.iterdir()):
+        elif any(not p.name.startswith(".") for p in self.path.iterdir()) and not (self.path / MANIFEST).exists():
             raise ArgumentError(
                 f"{self.path}: the folder is not empty and not a NAG store (no {MANIFEST}); give a new folder"
             )
-        write_manifest(self.path, self.specs, self.keep)
+        write_manifest(self.path, self.specs, self.keep, replace=overwrite)
+        self._check_same()  # another process may have been first
 
     def _check_arguments(self) -> None:
         if not self.specs:

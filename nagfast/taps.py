@@ -219,53 +219,6 @@ def find_merged_mlp(layer: nn.Module, activations: tuple[str, ...]) -> MergedMlp
     return MergedMlp(mlp, gate_up, down, name) if name in activations else None
 
 
-@dataclass(frozen=True)
-class PlainAttention:
-    """Attention of four linear projections, optional q/k norms over the head, and rotary embedding."""
-
-    module: nn.Module
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    out: nn.Linear
-    query_norm: nn.Module | None
-    key_norm: nn.Module | None
-    head_dim: int
-
-
-def find_plain_attention(layer: nn.Module, config: Any) -> PlainAttention | None:
-    """The attention of a layer where its parts are those of the Llama and Qwen3 families, else None.
-
-    The parts do not tell which rotary embedding or norm is computed: the load-time check does.
-    """
-    attention = getattr(layer, "self_attn", None)
-    if not isinstance(attention, nn.Module) or not getattr(attention, "use_rope", True):
-        return None
-    parts = [getattr(attention, n, None) for n in ("q_proj", "k_proj", "v_proj", "o_proj")]
-    norms = [getattr(attention, n, None) for n in ("q_norm", "k_norm")]
-    children = {n for n, _ in attention.named_children()}
-    if not all(type(p) is nn.Linear for p in parts) or children - {
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "q_norm",
-        "k_norm",
-    }:
-        return None
-    head_dim = getattr(attention, "head_dim", None)
-    windowed = getattr(config, "sliding_window", None) is not None and not hasattr(attention, "sliding_window")
-    if head_dim is None or head_dim % 2 or windowed or not hasattr(attention, "scaling"):
-        return None
-    for norm in norms:
-        if norm is not None and (not hasattr(norm, "variance_epsilon") or norm.weight.shape != (head_dim,)):
-            return None
-    query, key, value, out = parts
-    assert isinstance(query, nn.Linear) and isinstance(key, nn.Linear)
-    assert isinstance(value, nn.Linear) and isinstance(out, nn.Linear)
-    return PlainAttention(attention, query, key, value, out, norms[0], norms[1], head_dim)
-
-
 def activation_name(activation: nn.Module) -> str:
     """silu, gelu or gelu_tanh, found by trying the function; empty where it is another one."""
     probe = torch.linspace(-4, 4, 33)

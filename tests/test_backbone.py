@@ -1,6 +1,7 @@
 """Every supported architecture: packed documents measure as they do alone; what cannot be right is refused."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,14 +56,16 @@ def test_packed_equals_alone(name, reduction):
     assert backbone.layout == "packed"
     tokens = documents()
     expected = alone(name, tokens, reduction)
-    attention.COUNTER.calls = 0
     batches = list(pack(tokens, 90))
-    for batch in batches:
-        measured = backbone.impacts(batch, Measure(("fwd_up",), reduction))["fwd_up"]
-        assert_near(measured, expected[batch.rows])
-        chosen = backbone.nags(batch, 8, Measure(("fwd_up",), reduction))["fwd_up"]
-        np.testing.assert_array_equal(chosen, reference.topk(measured, 8))
-    assert attention.COUNTER.calls == 2 * len(batches) * backbone.num_layers
+    for tier in sorted({backbone.tier, "generic"}):
+        backbone.fast = backbone.fast if tier == "fast" else None
+        with attention.watched() as calls:
+            for batch in batches:
+                measured = backbone.impacts(batch, Measure(("fwd_up",), reduction))["fwd_up"]
+                assert_near(measured, expected[batch.rows])
+                chosen = backbone.nags(batch, 8, Measure(("fwd_up",), reduction))["fwd_up"]
+                np.testing.assert_array_equal(chosen, reference.topk(measured, 8))
+        assert calls.calls == (0 if tier == "fast" else 2 * len(batches) * backbone.num_layers)
 
 
 @pytest.mark.parametrize("name", FALLBACK)
@@ -87,9 +90,9 @@ def test_refuses_what_it_cannot_tap(name):
 def test_a_wrong_attention_is_found_out(monkeypatch):
     """The check must fail, not pass, where packed attention lets documents see each other."""
 
-    def leaky(*args, document_runs=None, **kwargs):
-        runs = [(0, 1, sum(n * length for _, n, length in document_runs))]
-        return attention.packed_attention(*args, document_runs=runs, **kwargs)
+    def leaky(*args, documents=None, **kwargs):
+        whole = replace(documents, runs=[(0, 1, int(documents.cu_seqlens[-1]))])
+        return attention.packed_attention(*args, documents=whole, **kwargs)
 
     attention.AttentionInterface.register(attention.NAME, leaky)
     try:
@@ -111,50 +114,18 @@ def test_all_six_neuron_types():
     np.testing.assert_array_equal(heads[:, :, :, 0], heads[:, :, :, 1])
 
 
-def test_fused_and_plain_mlps_agree():
-    backbone = tiny_backbone("llama")
-    assert backbone._fused is not None
+@pytest.mark.parametrize("name", ["llama", "gemma2", "olmo2", "granite", "cohere2"])
+def test_fused_and_plain_mlps_agree(name):
+    backbone = tiny_backbone(name, tier="generic")
+    assert backbone.generic.mlps is not None
     batch = next(pack(documents(), 1000))
     types = Measure(("fwd_up", "fwd_down"))
     fused = backbone.impacts(batch, types)
-    backbone._fused = None
+    backbone.generic.set_layout("packed", fuse=False)
+    assert "forward" not in vars(backbone.layers[0].mlp)
     plain = backbone.impacts(batch, types)
-    for name in types.neuron_types:
-        np.testing.assert_allclose(fused[name], plain[name], rtol=1e-4, atol=1e-6)
-
-
-PLAIN = {"qwen2", "qwen3", "llama", "ministral", "smollm3"}
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_attention_is_fused_where_that_changes_nothing(name):
-    """Architectures of the same parts but another rotary embedding or norm must keep their own forward."""
-    backbone = tiny_backbone(name)
-    if name in PLAIN:
-        assert backbone._attention is not None
-    if backbone._attention is None:
-        return
-    batch = next(pack(documents(), 1000))
-    fused = backbone.impacts(batch, Measure(("fwd_up", "att_o")))
-    assert not backbone._attention.active
-    backbone._attention.remove()
-    backbone._attention = None
-    plain = backbone.impacts(batch, Measure(("fwd_up", "att_o")))
-    for neuron_type, expected in plain.items():
-        assert_near(fused[neuron_type], expected)
-
-
-def test_a_rotary_embedding_that_only_looks_alike_is_not_fused(monkeypatch):
-    """The check must notice a wrong fused attention and take it out again."""
-    from nagfast import fused_attention
-
-    def half_right(x, weight, eps, cos, sin, **_):
-        x.copy_(reference.norm_rotary(x, weight, eps, cos, -sin))
-
-    monkeypatch.setattr(fused_attention.ops, "norm_rotary", half_right)
-    backbone = tiny_backbone("llama")
-    assert backbone.layout == "packed" and backbone._attention is None
-    assert "forward" not in vars(backbone.layers[0].self_attn)
+    for neuron_type in types.neuron_types:
+        assert_near(fused[neuron_type], plain[neuron_type])
 
 
 def test_nags_do_not_depend_on_the_packing():

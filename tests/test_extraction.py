@@ -18,7 +18,8 @@ from nagfast import gradients, ops
 from nagfast.backbone import Backbone
 from nagfast.config import ExtractConfig
 from nagfast.errors import ArgumentError, SpecMismatchError
-from nagfast.extraction import default_batch_tokens, extract, run_extract, token_nags
+from nagfast.extract_job import run_extract
+from nagfast.extraction import default_batch_tokens, extract, token_nags
 from nagfast.packing import encode
 from nagfast.scorer import Scorer
 from nagfast.store import NagStore
@@ -232,14 +233,14 @@ def test_out_of_memory_halves_and_loses_nothing(backbone, monkeypatch, caplog):
     tokens, _ = encode(backbone.tokenizer, texts, 32)
     specs = {"fwd_up": backbone.spec(top_k=8, max_length=32)}
     expected = token_nags(backbone, tokens, specs, 1000)["fwd_up"]
-    original = Backbone.nags
+    original = Backbone.start_nags
 
     def small_device(self, batch, *args, **kwargs):
         if len(batch.input_ids) > 100:
             raise torch.OutOfMemoryError("out of memory")
         return original(self, batch, *args, **kwargs)
 
-    monkeypatch.setattr(Backbone, "nags", small_device)
+    monkeypatch.setattr(Backbone, "start_nags", small_device)
     np.testing.assert_array_equal(token_nags(backbone, tokens, specs, 1000)["fwd_up"], expected)
     assert "halving" in caplog.text
 
@@ -266,9 +267,9 @@ def test_act_grad_takes_as_many_tokens_as_fit(backbone, monkeypatch):
     assert default_batch_tokens(backbone, "projection") == 2048
     assert default_batch_tokens(backbone, "act_grad") == 512
     sizes = []
-    whole = gradients.act_grad_nags
+    whole = gradients.start_act_grad_nags
     monkeypatch.setattr(
-        "nagfast.extraction.act_grad_nags",
+        "nagfast.extraction.start_act_grad_nags",
         lambda b, batch, *a: sizes.append(len(batch.input_ids)) or whole(b, batch, *a),
     )
     extract(some_texts(120), backbone, top_k=8, max_length=32, impact="act_grad")

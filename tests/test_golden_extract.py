@@ -1,5 +1,7 @@
 """The published reference and this engine find the same neurons, on its own cases, for all six neuron types."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -7,33 +9,37 @@ from nagfast.backbone import Measure
 from nagfast.packing import encode, pack
 
 
-@pytest.fixture(scope="module", params=["fused", "generic"])
+@pytest.fixture(scope="module", params=["fast", "fused", "hooks"])
 def impacts(request, golden):
-    """Impacts of all pool documents, with the fused MLPs and with plain taps."""
+    """Impacts and NAGs of all pool documents: by the runner, by the generic tier, and by plain hooks alone."""
     backbone = golden["backbone"]
     texts = golden["pool"]["doc"].to_pylist()
     tokens, _ = encode(backbone.tokenizer, texts, golden["settings"]["max_length"])
     types = tuple(golden["settings"]["neuron_types"])
-    fused = backbone._fused
-    assert fused is not None
-    if request.param == "generic":
-        backbone._fused = None
+    fast = backbone.fast
+    assert fast is not None and backbone.generic.mlps is not None
+    groups = [(t,) for t in types] if request.param == "fast" else [types]
     found = {t: np.zeros((len(texts), backbone.num_layers, backbone.num_neurons(t)), np.float32) for t in types}
     nags = {t: np.zeros((len(texts), backbone.num_layers, golden["settings"]["top_k"]), np.uint16) for t in types}
     try:
-        for batch in pack(tokens, 500):
-            part = backbone.impacts(batch, Measure(types))
-            chosen = backbone.nags(batch, golden["settings"]["top_k"], Measure(types))
-            for t in types:
+        if request.param != "fast":
+            backbone.fast = None
+            backbone.generic.set_layout("packed", fuse=request.param == "fused")
+        for batch, group in product(pack(tokens, 500), groups):
+            part = backbone.impacts(batch, Measure(group))
+            chosen = backbone.nags(batch, golden["settings"]["top_k"], Measure(group))
+            for t in group:
                 found[t][batch.rows] = part[t]
                 nags[t][batch.rows] = chosen[t]
     finally:
-        backbone._fused = fused
+        backbone.fast = fast
+        backbone.generic.set_layout("packed")
     return found, nags
 
 
-def test_the_golden_model_is_packed(golden):
+def test_the_golden_model_is_packed_and_fast(golden):
     assert golden["backbone"].layout == "packed"
+    assert golden["backbone"].tier == "fast"
 
 
 @pytest.mark.parametrize("neuron_type", ["fwd_up", "fwd_down", "att_q", "att_o"])

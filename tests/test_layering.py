@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors", "schema", "config", "env"},
+    {"errors", "schema", "config", "env", "ranks"},
     {"reference", "reference_sets", "_C", "kernels", "bundled"},
     {
         "ops",
@@ -25,33 +25,45 @@ LAYERS = [
     }
     | {"arrays", "store_writer", "store", "interchange", "duck", "relations", "similarity", "minhash"},
     {
+        "placing",
+        "sinks",
+        "varlen",
         "attention",
         "fingerprints",
-        "fused_attention",
         "taps",
+        "merging",
         "mlp",
+        "generic",
+        "checking",
+        "plain",
+        "products",
+        "float8",
+        "runner",
+        "loading",
         "backbone",
         "head",
         "mlp_backward",
         "gradients",
         "targets",
+        "profile_tables",
         "score_file",
         "scoring",
         "pool",
         "selection",
         "search",
     },
-    {"extraction"},
+    {"steps", "text_shards", "extraction", "extract_job", "similarities", "score_text"},
     {"scorer", "adapters", "analysis", "bundled.train"},
-    {"commands", "cli", "__init__", "demo"},
+    {"commands", "cli", "__init__", "demo", "benchmarks"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
 def module_name(path):
     """nagfast/store.py -> store, nagfast/analysis/tsne.py -> analysis, kernels/x.py -> kernels."""
-    if path.is_relative_to(ROOT / "kernels"):
-        return "kernels"
+    for beside in ("kernels", "benchmarks"):
+        if path.is_relative_to(ROOT / beside):
+            return beside
     parts = path.relative_to(ROOT / "nagfast").with_suffix("").parts
     dotted = ".".join(parts)
     return dotted if dotted in RANK else parts[0]
@@ -77,7 +89,7 @@ def imported(path):
             yield from ("__init__" if name.startswith("__") else name for name in names)
 
 
-MODULES = sorted([*(ROOT / "nagfast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
+MODULES = sorted(path for room in ("nagfast", "kernels", "benchmarks") for path in (ROOT / room).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -62,10 +62,10 @@ def tiny_model(name, seed=0, dtype=torch.float32, **more):
     return model.to(dtype)
 
 
-def tiny_backbone(name, **kwargs):
+def tiny_backbone(name, *, tier="auto", **kwargs):
     """A checked backbone around tiny_model."""
     from nagfast.backbone import Backbone
 
     backbone = Backbone(tiny_model(name, **kwargs), NoTokenizer(), name, torch.device("cpu"))
-    backbone.prepare()
+    backbone.prepare(tier=tier)
     return backbone

@@ -89,7 +89,7 @@ def extract(args: argparse.Namespace) -> int:
     killed is taken up. Files that are there already are left alone, as published.
     """
     from nagfast.backbone import Backbone
-    from nagfast.extraction import run_extract
+    from nagfast.extract_job import run_extract
 
     if args.model_type not in MODEL_TYPES:
         log.info("--model_type %s is not one of the reference's; any gated causal model will do", args.model_type)

@@ -25,6 +25,7 @@ from nagfast.ops.dispatch import (
 from nagfast.ops.impact import segment_impact, swiglu_backward, swiglu_impact
 from nagfast.ops.loss import softmax_gradient
 from nagfast.ops.norms import add_rms_norm, norm_rotary
+from nagfast.ops.quantize import quantize_rows
 from nagfast.ops.stored import check_nags, count, score
 from nagfast.ops.topk import check_broken, topk, topk_profile
 
@@ -40,6 +41,7 @@ __all__ = [
     "isa",
     "native",
     "norm_rotary",
+    "quantize_rows",
     "resolve",
     "resolve_for",
     "score",
