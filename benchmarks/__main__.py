@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nagfast import env
-from nagfast.benchmarks import actgrad, extract, native, nearest, separation, storage, tokenize_text  # noqa: F401
+from nagfast.benchmarks import actgrad, extract, native, nearest, separation, sets, storage, tokenize_text  # noqa: F401
 from nagfast.benchmarks.harness import REGISTRY, RESULTS, CheckFailedError, append_json, run
 from nagfast.benchmarks.tables import table
 from nagfast.cli import Parser
