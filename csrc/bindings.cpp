@@ -4,7 +4,6 @@
 #include <pybind11/stl.h>
 
 #include <limits>
-#include <optional>
 
 #include "arrays.h"
 #include "bindings.h"
@@ -13,7 +12,6 @@
 #include "impact_arrays.h"
 #include "isa.h"
 #include "nag_arrays.h"
-#include "rotary.h"
 #include "score.h"
 #include "topk.h"
 
@@ -23,7 +21,7 @@ namespace {
 // `columns` of `array` belong to each half of a gated array, or are all of it. Gated arrays are written.
 template <typename Scalar>
 void run_impact(const py::array& array, bool gated, int64_t columns, const py::array& cu_seqlens,
-                const py::array& impact, const std::string& reduction, int threads, Isa isa) {
+                const py::array& impact, Activation activation, Reduction reduction, int threads, Isa isa) {
   auto* data = static_cast<Scalar*>(const_cast<void*>(array.data()));
   ImpactBatch<Scalar> batch{};
   batch.gate = gated ? data : nullptr;
@@ -33,13 +31,15 @@ void run_impact(const py::array& array, bool gated, int64_t columns, const py::a
   batch.cu_seqlens = static_cast<const int64_t*>(cu_seqlens.data());
   batch.documents = cu_seqlens.size() - 1;
   batch.impact = static_cast<float*>(const_cast<void*>(impact.data()));
-  batch.reduction = parse_reduction(reduction);
+  batch.activation = activation;
+  batch.reduction = reduction;
   const py::gil_scoped_release release;
   compute_impact(batch, threads, isa);
 }
 
 void impact_of(const char* name, const py::array& array, bool gated, const py::array& cu_seqlens,
-               const py::array& impact, const std::string& reduction, int64_t threads, const std::string& isa) {
+               const py::array& impact, Activation activation, const std::string& reduction, int64_t threads,
+               const std::string& isa) {
   const bool bfloat16 = holds<uint16_t>(array);
   if (!bfloat16) require_dtype<float>(name, array, "float32, or uint16 holding bfloat16");
   require_layout(name, array, 2, 1);
@@ -54,7 +54,8 @@ void impact_of(const char* name, const py::array& array, bool gated, const py::a
   const int64_t documents = require_cu_seqlens(cu_seqlens, tokens);
   require_impact(impact, documents, columns);
   const auto run = bfloat16 ? &run_impact<uint16_t> : &run_impact<float>;
-  run(array, gated, columns, cu_seqlens, impact, reduction, require_threads(threads), resolve_isa(isa));
+  run(array, gated, columns, cu_seqlens, impact, activation, parse_reduction(reduction), require_threads(threads),
+      resolve_isa(isa));
 }
 
 template <typename Index>
@@ -142,37 +143,6 @@ int64_t bind_count(const py::array& nags, const py::array& counts, int64_t threa
   return (narrow ? &run_count<uint16_t> : &run_count<uint32_t>)(nags, counts, require_threads(threads));
 }
 
-const float* require_floats(const char* name, const py::array& array, std::initializer_list<int64_t> shape) {
-  require_dtype<float>(name, array, "float32");
-  require_shape(name, array, shape);
-  require_layout(name, array, static_cast<py::ssize_t>(shape.size()), static_cast<py::ssize_t>(shape.size()));
-  return static_cast<const float*>(array.data());
-}
-
-void bind_norm_rotary(const py::array& x, const std::optional<py::array>& weight, float eps, const py::array& cos,
-                      const py::array& sin, int64_t threads) {
-  require_dtype<float>("x", x, "float32");
-  require_layout("x", x, 3, 2);
-  require_writeable("x", x);
-  RotaryBatch batch{};
-  batch.tokens = x.shape(0);
-  batch.heads = x.shape(1);
-  batch.dim = x.shape(2);
-  if (batch.dim % 2 != 0) refuse("x", "an even last dimension", x, "rotary embedding turns pairs");
-  batch.row_stride = batch.tokens > 1 ? stride_of(x, 0) : 0;
-  if (batch.tokens > 1 && batch.row_stride < batch.heads * batch.dim) {
-    refuse("x", "tokens that do not overlap", x, "use a copy of it");
-  }
-  batch.x = static_cast<float*>(const_cast<void*>(x.data()));
-  batch.weight = weight ? require_floats("weight", *weight, {batch.dim}) : nullptr;
-  batch.eps = eps;
-  batch.cos = require_floats("cos", cos, {batch.tokens, batch.dim});
-  batch.sin = require_floats("sin", sin, {batch.tokens, batch.dim});
-  const int workers = require_threads(threads);
-  const py::gil_scoped_release release;
-  norm_rotary(batch, workers);
-}
-
 }  // namespace
 }  // namespace nagfast
 
@@ -180,7 +150,6 @@ PYBIND11_MODULE(_C, module) {
   namespace py = pybind11;
   using namespace pybind11::literals;
   using nagfast::bind_count;
-  using nagfast::bind_norm_rotary;
   using nagfast::bind_score;
   using nagfast::bind_topk;
 
@@ -198,22 +167,22 @@ PYBIND11_MODULE(_C, module) {
       "The instruction set that `isa` stands for.");
   module.def(
       "swiglu_impact",
-      [](const py::array& gate_up, const py::array& cu_seqlens, const py::array& impact, const std::string& reduction,
-         int64_t threads, const std::string& isa) {
-        nagfast::impact_of("gate_up", gate_up, true, cu_seqlens, impact, reduction, threads, isa);
+      [](const py::array& gate_up, const py::array& cu_seqlens, const py::array& impact, const std::string& activation,
+         const std::string& reduction, int64_t threads, const std::string& isa) {
+        nagfast::impact_of("gate_up", gate_up, true, cu_seqlens, impact, nagfast::parse_activation(activation),
+                           reduction, threads, isa);
       },
-      "gate_up"_a, "cu_seqlens"_a, "impact"_a, py::kw_only(), "reduction"_a = "mean_abs", "threads"_a = 1,
-      "isa"_a = "auto", "gate <- silu(gate) * up in place; impact <- mean |up| or its norm, document by document.");
+      "gate_up"_a, "cu_seqlens"_a, "impact"_a, py::kw_only(), "activation"_a = "silu", "reduction"_a = "mean_abs",
+      "threads"_a = 1, "isa"_a = "auto",
+      "gate <- act(gate) * up in place; impact <- mean |up| or its norm, document by document.");
   module.def(
       "segment_impact",
       [](const py::array& x, const py::array& cu_seqlens, const py::array& impact, const std::string& reduction,
          int64_t threads, const std::string& isa) {
-        nagfast::impact_of("x", x, false, cu_seqlens, impact, reduction, threads, isa);
+        nagfast::impact_of("x", x, false, cu_seqlens, impact, nagfast::Activation::kSilu, reduction, threads, isa);
       },
       "x"_a, "cu_seqlens"_a, "impact"_a, py::kw_only(), "reduction"_a = "mean_abs", "threads"_a = 1, "isa"_a = "auto",
       "impact <- mean |x| or its norm, document by document; x is not written.");
-  module.def("norm_rotary", &bind_norm_rotary, "x"_a, "weight"_a.none(true), "eps"_a, "cos"_a, "sin"_a, py::kw_only(),
-             "threads"_a = 1, "x <- rotary embedding of the RMS-normed heads (of x itself without a weight), in place.");
   module.def("topk", &bind_topk, "values"_a, "k"_a, "out"_a, py::kw_only(), "threads"_a = 1, "isa"_a = "auto",
              "out <- indices of the k largest values of each row, largest first, ties to the lower index.");
   module.def("score", &bind_score, "nags"_a, "table"_a, "out"_a, py::kw_only(), "threads"_a = 1, "isa"_a = "auto",
@@ -221,6 +190,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("count", &bind_count, "nags"_a, "counts"_a, py::kw_only(), "threads"_a = 1,
              "counts[l, i] += documents holding neuron i in layer l; returns the documents that have a NAG.");
   nagfast::bind_backward(module);
+  nagfast::bind_norms(module);
   nagfast::bind_bits(module);
   nagfast::bind_sets(module);
   nagfast::bind_minhash(module);

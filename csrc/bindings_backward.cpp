@@ -10,12 +10,6 @@
 namespace nagfast {
 namespace {
 
-Activation parse_activation(const std::string& name) {
-  if (name == "silu") return Activation::kSilu;
-  if (name == "gelu_tanh") return Activation::kGeluTanh;
-  throw std::invalid_argument("activation: expected 'silu' or 'gelu_tanh', got '" + name + "'");
-}
-
 template <typename Scalar>
 void run_backward(const py::array& gate_up, const py::array& d_act, const py::array& cu_seqlens,
                   const py::array& impact, Activation activation, Reduction reduction, int threads, Isa isa) {

@@ -44,7 +44,8 @@ void compute_impact(const ImpactBatch<Scalar>& batch, int threads, Isa isa) {
                    }
                    const int64_t offset = first * batch.row_stride + column;
                    Scalar* gate = batch.gate == nullptr ? nullptr : batch.gate + offset;
-                   run({gate, batch.up + offset, batch.row_stride, tokens, columns, impact, batch.reduction});
+                   run({gate, batch.up + offset, batch.row_stride, tokens, columns, impact, batch.activation,
+                       batch.reduction});
                  });
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Impact of each neuron on each document of a packed batch, fused with SwiGLU where the gate is at hand.
+// Impact of each neuron on each document of a packed batch, fused with act(gate) * up where the gate is at hand.
 //
 // mean_abs: impact[d][k] = (1 / T_d) sum_t |u[t][k]|        l2: impact[d][k] = sqrt(sum_t u[t][k]^2)
 //
@@ -18,17 +18,19 @@ constexpr int64_t kChunkTokens = 128;
 constexpr int64_t kBlockColumns = 512;
 
 enum class Reduction { kMeanAbs, kL2 };
+enum class Activation { kSilu, kGeluTanh };
 
 // Scalar is float, or uint16_t holding bfloat16. Not owned. O(tokens * columns); no memory is allocated per token.
 template <typename Scalar>
 struct ImpactBatch {
-  Scalar* gate;               // [tokens, columns], overwritten with silu(gate) * up; nullptr: impact only
+  Scalar* gate;               // [tokens, columns], overwritten with act(gate) * up; nullptr: impact only
   const Scalar* up;           // [tokens, columns], must not overlap gate
   int64_t row_stride;         // elements from one token to the next, of gate and of up
   int64_t columns;
   const int64_t* cu_seqlens;  // [documents + 1], from 0, non-decreasing
   int64_t documents;
   float* impact;              // [documents, columns], contiguous, written
+  Activation activation;      // of the gate
   Reduction reduction;
 };
 
@@ -44,6 +46,7 @@ struct ImpactBlock {
   int64_t tokens;
   int64_t columns;
   float* impact;
+  Activation activation;
   Reduction reduction;
 };
 

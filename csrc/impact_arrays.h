@@ -15,6 +15,12 @@ inline Reduction parse_reduction(const std::string& name) {
   throw std::invalid_argument("reduction: expected 'mean_abs' or 'l2', got '" + name + "'");
 }
 
+inline Activation parse_activation(const std::string& name) {
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu_tanh") return Activation::kGeluTanh;
+  throw std::invalid_argument("activation: expected 'silu' or 'gelu_tanh', got '" + name + "'");
+}
+
 // Returns the number of documents.
 inline int64_t require_cu_seqlens(const py::array& cu_seqlens, int64_t tokens) {
   require_dtype<int64_t>("cu_seqlens", cu_seqlens, "int64");

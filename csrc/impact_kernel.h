@@ -3,6 +3,7 @@
 // after one simd_*.h.
 #pragma once
 
+#include "gelu_tanh.h"
 #include "impact.h"
 #include "impact_sums.h"
 #include "silu.h"
@@ -10,42 +11,54 @@
 namespace nagfast {
 namespace {
 
-// One token: columns in vectors, then the columns left over. `gate` is nullptr unless kGated.
-template <bool kGated, bool kSquares, typename Scalar>
+// How a block is run: impact only, or gated by an activation.
+enum class Gate { kNone, kSilu, kGeluTanh };
+
+template <Gate kGate>
+Lanes::Float activate(Lanes::Float gate) {
+  return kGate == Gate::kSilu ? silu(gate) : gelu_tanh(gate).value;
+}
+
+// One token: columns in vectors, then the columns left over. `gate` is nullptr where there is none.
+template <Gate kGate, bool kSquares, typename Scalar>
 void add_token(Scalar* gate, const Scalar* up, int64_t columns, float* sum) {
   int64_t j = 0;
   for (; j + Lanes::kWidth <= columns; j += Lanes::kWidth) {
     const Lanes::Float u = Lanes::load(up + j);
-    if (kGated) Lanes::store(gate + j, Lanes::canonical_nan(Lanes::mul(silu(Lanes::load(gate + j)), u)));
+    if (kGate != Gate::kNone) {
+      Lanes::store(gate + j, Lanes::canonical_nan(Lanes::mul(activate<kGate>(Lanes::load(gate + j)), u)));
+    }
     accumulate<kSquares>(sum + j, u);
   }
   const int rest = static_cast<int>(columns - j);
   if (rest == 0) return;
   const Lanes::Float u = Lanes::load_some(up + j, rest);
-  if (kGated) {
+  if (kGate != Gate::kNone) {
     const Lanes::Float g = Lanes::load_some(gate + j, rest);
-    Lanes::store_some(gate + j, Lanes::canonical_nan(Lanes::mul(silu(g), u)), rest);
+    Lanes::store_some(gate + j, Lanes::canonical_nan(Lanes::mul(activate<kGate>(g), u)), rest);
   }
   accumulate<kSquares>(sum + j, u);
 }
 
 // Precondition: block.tokens >= 1, 1 <= block.columns <= kBlockColumns.
-template <bool kGated, bool kSquares, typename Scalar>
+template <Gate kGate, bool kSquares, typename Scalar>
 void run_block(const ImpactBlock<Scalar>& block) {
   sum_block<kSquares>(block.tokens, block.columns, block.impact, [&](int64_t t, float* sum) {
-    Scalar* gate = kGated ? block.gate + t * block.row_stride : nullptr;
-    add_token<kGated, kSquares>(gate, block.up + t * block.row_stride, block.columns, sum);
+    Scalar* gate = kGate == Gate::kNone ? nullptr : block.gate + t * block.row_stride;
+    add_token<kGate, kSquares>(gate, block.up + t * block.row_stride, block.columns, sum);
   });
+}
+
+template <Gate kGate, typename Scalar>
+void reduce_block(const ImpactBlock<Scalar>& block) {
+  block.reduction == Reduction::kL2 ? run_block<kGate, true>(block) : run_block<kGate, false>(block);
 }
 
 template <typename Scalar>
 void dispatch_block(const ImpactBlock<Scalar>& block) {
-  const bool squares = block.reduction == Reduction::kL2;
-  if (block.gate != nullptr) {
-    squares ? run_block<true, true>(block) : run_block<true, false>(block);
-  } else {
-    squares ? run_block<false, true>(block) : run_block<false, false>(block);
-  }
+  if (block.gate == nullptr) return reduce_block<Gate::kNone>(block);
+  if (block.activation == Activation::kSilu) return reduce_block<Gate::kSilu>(block);
+  reduce_block<Gate::kGeluTanh>(block);
 }
 
 }  // namespace

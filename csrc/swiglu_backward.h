@@ -17,8 +17,6 @@
 
 namespace nagfast {
 
-enum class Activation { kSilu, kGeluTanh };
-
 // Scalar is float, or uint16_t holding bfloat16. Not owned. O(tokens * columns).
 template <typename Scalar>
 struct BackwardBatch {

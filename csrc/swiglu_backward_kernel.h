@@ -3,7 +3,7 @@
 // only, after one simd_*.h.
 #pragma once
 
-#include "exp.h"
+#include "gelu_tanh.h"
 #include "impact_sums.h"
 #include "swiglu_backward.h"
 
@@ -14,11 +14,6 @@ struct Curve {
   Lanes::Float value;  // act(g)
   Lanes::Float slope;  // act'(g)
 };
-
-Lanes::Float sigmoid(Lanes::Float z) {
-  const Lanes::Float one = Lanes::splat(1.0f);
-  return Lanes::div(one, Lanes::fma(half_exp(Lanes::negate(z)), Lanes::splat(2.0f), one));
-}
 
 Lanes::Float slope_of(Lanes::Float g, Lanes::Float s, Lanes::Float rise) {
   const Lanes::Float one = Lanes::splat(1.0f);
@@ -35,15 +30,10 @@ Curve curve(Lanes::Float gate) {
     const Lanes::Float g = Lanes::min(Lanes::splat(0x1.fffffep+127f), low);
     return {Lanes::mul(low, s), slope_of(g, s, Lanes::splat(1.0f))};
   }
-  const Lanes::Float low = Lanes::max(Lanes::splat(-10.0f), gate);
-  const Lanes::Float g = Lanes::min(Lanes::splat(10.0f), low);
-  const Lanes::Float square = Lanes::mul(g, g);
-  const Lanes::Float factor = Lanes::splat(1.5957691216f);  // sqrt(8 / pi)
-  const Lanes::Float z =
-      Lanes::mul(Lanes::mul(g, factor), Lanes::fma(square, Lanes::splat(0.044715f), Lanes::splat(1.0f)));
-  const Lanes::Float rise = Lanes::mul(factor, Lanes::fma(square, Lanes::splat(0.134145f), Lanes::splat(1.0f)));
-  const Lanes::Float s = sigmoid(z);
-  return {Lanes::mul(low, s), slope_of(g, s, rise)};
+  const GeluTanh x = gelu_tanh(gate);
+  const Lanes::Float rise = Lanes::mul(Lanes::splat(kGeluFactor),
+                                       Lanes::fma(x.square, Lanes::splat(0.134145f), Lanes::splat(1.0f)));
+  return {x.value, slope_of(x.gate, x.sigmoid, rise)};
 }
 
 struct Gradients {

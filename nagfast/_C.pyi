@@ -25,17 +25,19 @@ def swiglu_impact(
     cu_seqlens: NDArray[np.int64],
     impact: NDArray[np.float32],
     *,
+    activation: str = "silu",
     reduction: str = "mean_abs",
     threads: int = 1,
     isa: str = "auto",
 ) -> None:
-    """Apply SwiGLU in place and take the impact of each neuron on each document.
+    """Apply a gated activation in place and take the impact of each neuron on each document.
 
     Args:
         gate_up (float32, or uint16 holding bfloat16, [T, 2N]): gate, then up projection; rows may be strided. The
-            gate half is overwritten with silu(gate) * up.
+            gate half is overwritten with act(gate) * up.
         cu_seqlens (int64 [n + 1]): running sums of token counts, from 0 to T; empty documents are allowed.
         impact (float32 [n, N]): written; 0 for an empty document.
+        activation: "silu" or "gelu_tanh".
         reduction: "mean_abs": (1/T_d) sum |up|; "l2": sqrt(sum up^2). Summed in float32 by chunks of 128 tokens.
         threads: 1 to 1024.
         isa: "auto", "scalar", "avx2" or "avx512".
@@ -114,24 +116,50 @@ def score(
         isa: "auto", "scalar" (the plain loop), "avx2" or "avx512".
     """
 
-def norm_rotary(
-    x: NDArray[np.float32],
-    weight: NDArray[np.float32] | None,
+def add_rms_norm(
+    x: FloatOrBfloat16,
+    residual: FloatOrBfloat16 | None,
+    weight: NDArray[np.float32],
     eps: float,
-    cos: NDArray[np.float32],
-    sin: NDArray[np.float32],
+    out: FloatOrBfloat16,
     *,
     threads: int = 1,
+    isa: str = "auto",
 ) -> None:
-    """RMS-norm each head and turn it by its rotary embedding (halves rotated), in place.
+    """Add to the residual in place and take its RMS norm.
 
     Args:
-        x (float32 [T, heads, dim]): overwritten; tokens may be strided, dim is even.
+        x (float32, or uint16 holding bfloat16, [T, H]): rows may be strided, here and below.
+        residual (as x): overwritten with residual + x, rounded to its type, which the norm is taken of; must not
+            overlap x or out. None: the norm is of x.
+        weight (float32 [H]): contiguous.
+        eps: added to the mean square.
+        out (as x): written; may be x.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
+    """
+
+def norm_rotary(
+    x: FloatOrBfloat16,
+    weight: NDArray[np.float32] | None,
+    eps: float,
+    cos: NDArray[np.float32] | None,
+    sin: NDArray[np.float32] | None,
+    *,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """RMS-norm each head and turn it by its rotary embedding (halves rotated), in place; rounded once.
+
+    Args:
+        x (float32, or uint16 holding bfloat16, [T, heads, dim]): overwritten; tokens may be strided, dim is even where
+            it is turned.
         weight (float32 [dim]): of the norm; None leaves the norm out.
         eps: added to the mean square.
-        cos (float32 [T, dim]): contiguous.
-        sin (float32 [T, dim]): contiguous.
+        cos (float32 [T, dim]): contiguous; None leaves the rotary embedding out.
+        sin (float32 [T, dim]): None with cos.
         threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
     """
 
 def count(nags: Indices, counts: NDArray[np.int64], *, threads: int = 1) -> int:

@@ -38,11 +38,6 @@ def extension() -> ModuleType:
     return found
 
 
-def extension_lacks(name: str) -> str:
-    """The name of a function that the extension does not have, as resolve_for takes it; "" where it has it."""
-    return "" if native() is None or hasattr(native(), name) else name
-
-
 def isa() -> str:
     """Instruction set asked for through NAGFAST_ISA (default auto)."""
     return os.environ.get("NAGFAST_ISA", "auto")

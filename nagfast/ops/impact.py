@@ -17,6 +17,7 @@ from nagfast.ops.dispatch import ACTIVATIONS, isa, native_view, resolve_for, thr
 from nagfast.schema import REDUCTIONS
 
 Array = npt.NDArray[Any]
+GELU = "'gelu' (by the error function)"  # what the extension has no code for
 
 
 def _check_segments(name: str, x: torch.Tensor, cu_seqlens: Array, reduction: str) -> npt.NDArray[np.int64]:
@@ -89,7 +90,7 @@ def swiglu_impact(
         gate_up: float32 or bfloat16 [T, 2N], the gate in columns 0..N-1, the up projection after it. On return the
             first N columns hold act(gate) * up, rounded once.
         cu_seqlens: int64 [n + 1], the documents' boundaries, from 0 to T, on the host.
-        activation: one of ACTIVATIONS; cpp knows silu, auto takes the reference for the others.
+        activation: one of ACTIVATIONS; cpp does not know gelu (by the error function), auto takes the reference.
         reduction: mean_abs or l2, of the up projection.
         backend: auto, reference or cpp (CPU tensors).
         threads: CPU threads, default as many as torch uses.
@@ -99,14 +100,14 @@ def swiglu_impact(
     """
     cu_seqlens = _check_segments("gate_up", gate_up, cu_seqlens, reduction)
     half = _check_gated(gate_up, activation)
-    lacks = "" if activation == "silu" else repr(activation)
+    lacks = GELU if activation == "gelu" else ""
     if resolve_for(gate_up.device, backend, cpp_lacks=lacks, triton_lacks="swiglu_impact") == "reference":
         gate, up = gate_up[:, :half], gate_up[:, half:]
         impacts = _reference_impact(up, cu_seqlens, reduction)
         gate.copy_(reference.swiglu(gate.float(), up.float(), activation))
         return impacts
     out = torch.empty((len(cu_seqlens) - 1, half), dtype=torch.float32)
-    options = {"reduction": reduction, "threads": thread_count(threads), "isa": isa()}
+    options = {"activation": activation, "reduction": reduction, "threads": thread_count(threads), "isa": isa()}
     dispatch.extension().swiglu_impact(native_view(gate_up, "gate_up"), cu_seqlens, out.numpy(), **options)
     return out
 
@@ -143,7 +144,7 @@ def swiglu_backward(
             f"d_act: got {d_act.dtype} {list(d_act.shape)}; give {gate_up.dtype} [tokens, N] beside gate_up [tokens, "
             f"2N], which is {list(gate_up.shape)}"
         )
-    lacks = "'gelu' (by the error function)" if activation == "gelu" else ""
+    lacks = GELU if activation == "gelu" else ""
     chosen = resolve_for(gate_up.device, backend, cpp_lacks=lacks)
     if chosen == "reference":
         gate, up = gate_up[:, :half], gate_up[:, half:]

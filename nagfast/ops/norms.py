@@ -7,7 +7,7 @@ import torch
 from nagfast import reference
 from nagfast.errors import ArgumentError
 from nagfast.ops import dispatch
-from nagfast.ops.dispatch import extension_lacks, native_view, resolve_for, thread_count
+from nagfast.ops.dispatch import isa, native_view, resolve_for, thread_count
 
 
 def add_rms_norm(
@@ -38,12 +38,15 @@ def add_rms_norm(
             )
     if x.ndim != 2 or weight.shape != x.shape[1:]:
         raise ArgumentError(f"x: got {list(x.shape)} with a weight of {list(weight.shape)}; give [T, H] and [H]")
-    lacks = extension_lacks("add_rms_norm")
-    resolve_for(x.device, backend, cpp_lacks=lacks, triton_lacks="add_rms_norm")
-    if residual is not None:
-        residual.add_(x)
-    normed = reference.rms_norm((x if residual is None else residual).float(), weight.float(), eps)
-    return normed.to(x.dtype) if out is None else out.copy_(normed)
+    out = torch.empty_like(x) if out is None else out
+    if resolve_for(x.device, backend, triton_lacks="add_rms_norm") == "reference":
+        if residual is not None:
+            residual.add_(x)
+        return out.copy_(reference.rms_norm((x if residual is None else residual).float(), weight.float(), eps))
+    total = None if residual is None else native_view(residual, "residual")
+    arrays = native_view(x, "x"), total, native_view(weight.float(), "weight"), eps, native_view(out, "out")
+    dispatch.extension().add_rms_norm(*arrays, threads=thread_count(threads), isa=isa())
+    return out
 
 
 def norm_rotary(
@@ -65,17 +68,17 @@ def norm_rotary(
         eps: added to the mean square.
         cos: [T, dim]; None leaves the rotary embedding out.
         sin: [T, dim]; None with cos.
-        backend: auto, reference or cpp (CPU tensors); cpp knows float32 with a rotary embedding.
+        backend: auto, reference or cpp (CPU tensors).
         threads: CPU threads, default as many as torch uses.
     """
     if (cos is None) != (sin is None):
         raise ArgumentError("cos, sin: one of them is None; give both or neither")
     if weight is None and cos is None:
         return
-    lacks = "bfloat16" if x.dtype != torch.float32 else "a norm without a rotary embedding" if cos is None else ""
-    if resolve_for(x.device, backend, cpp_lacks=lacks, triton_lacks="norm_rotary") == "reference":
+    if resolve_for(x.device, backend, triton_lacks="norm_rotary") == "reference":
         parts = [None if part is None else part.float() for part in (weight, cos, sin)]
         x.copy_(reference.norm_rotary(x.float(), parts[0], eps, *parts[1:]))
         return
     arrays = [None if part is None else native_view(part.float(), "norm_rotary") for part in (weight, cos, sin)]
-    dispatch.extension().norm_rotary(native_view(x, "x"), arrays[0], eps, *arrays[1:], threads=thread_count(threads))
+    options = {"threads": thread_count(threads), "isa": isa()}
+    dispatch.extension().norm_rotary(native_view(x, "x"), arrays[0], eps, *arrays[1:], **options)

@@ -80,16 +80,18 @@ def floats(shape, dtype, seed):
     return x.view(np.float32) if dtype == np.float32 else (x >> 16).astype(np.uint16)
 
 
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 @pytest.mark.parametrize("reduction", ["mean_abs", "l2"])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16])
-def test_impact(emulated, dtype, reduction):
+def test_impact(emulated, dtype, reduction, activation):
     cu_seqlens = np.array([0, 0, 1, 130, 258, 300], np.int64)
     for width in [1, 7, 15, 16, 17, 63, 64, 65, 192, 600]:
         gate_up = floats((300, 2 * width), dtype, width)
         impact = np.full((5, width), np.nan, np.float32)
 
         def swiglu(gate_up, impact, isa):
-            emulated.swiglu_impact(gate_up, cu_seqlens, impact, reduction=reduction, isa=isa)
+            options = {"activation": activation, "reduction": reduction, "isa": isa}
+            emulated.swiglu_impact(gate_up, cu_seqlens, impact, **options)
 
         def segment(impact, isa, x=gate_up[:, width:]):
             emulated.segment_impact(x, cu_seqlens, impact, reduction=reduction, isa=isa)
@@ -112,6 +114,22 @@ def test_swiglu_backward(emulated, dtype, reduction, activation):
             emulated.swiglu_backward(gate_up, d_act, cu_seqlens, impact, **options)
 
         same_bytes(backward, gate_up, impact)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_norms(emulated, dtype):
+    for width in [2, 14, 16, 34, 64, 130, 600]:
+        x, residual = floats((40, width), dtype, width), floats((40, width), dtype, width + 1)
+        weight, cos, sin = (floats((2 * 40, width), np.float32, width + s)[:40] for s in (2, 3, 4))
+
+        def norm(residual, out, isa, x=x, weight=weight[0]):
+            emulated.add_rms_norm(x, residual, weight, 1e-6, out, isa=isa)
+
+        def turn(x, isa, weight=weight[0], cos=cos, sin=sin):
+            emulated.norm_rotary(x[:, None], weight, 1e-6, cos, sin, isa=isa)
+
+        same_bytes(norm, residual, x)
+        same_bytes(turn, x)
 
 
 def test_silu_over_its_range(emulated):

@@ -1,6 +1,6 @@
 """_C.swiglu_impact and _C.segment_impact against float64 NumPy, and equal to the bit among themselves."""
 
-from itertools import pairwise
+import itertools
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def ends(lengths):
 def impact_reference(x, cu_seqlens, reduction):
     x = widen(x).astype(np.float64)
     rows = []
-    for first, last in pairwise(cu_seqlens):
+    for first, last in itertools.pairwise(cu_seqlens):
         part = x[first:last]
         total = np.sqrt((part**2).sum(0)) if reduction == "l2" else np.abs(part).sum(0) / max(1, last - first)
         rows.append(total)
@@ -46,6 +46,14 @@ def silu(x):
     x = x.astype(np.float64)
     with np.errstate(over="ignore"):
         return x / (1 + np.exp(-x))
+
+
+def gelu_tanh(x):
+    x = x.astype(np.float64)
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS = {"silu": silu, "gelu_tanh": gelu_tanh}
 
 
 def run(gate_up, cu_seqlens, **options):
@@ -81,12 +89,14 @@ def test_equals_the_reference(lengths, reduction, dtype, isa):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint16])
 @pytest.mark.parametrize("reduction", ["mean_abs", "l2"])
-def test_same_bytes_from_each_isa_and_number_of_threads(reduction, dtype, isa, threads):
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_same_bytes_from_each_isa_and_number_of_threads(activation, reduction, dtype, isa, threads):
     for lengths, width in [([5, 0, 128, 1, 257, 40], 777), ([700], 130), ([1] * 50, 65)]:
         cu_seqlens = ends(lengths)
         gate_up = draw(cu_seqlens[-1], 2 * width, dtype, 3)
-        expected = run(gate_up, cu_seqlens, reduction=reduction, isa="scalar")
-        got = run(gate_up, cu_seqlens, reduction=reduction, isa=isa, threads=threads)
+        options = {"activation": activation, "reduction": reduction}
+        expected = run(gate_up, cu_seqlens, isa="scalar", **options)
+        got = run(gate_up, cu_seqlens, isa=isa, threads=threads, **options)
         assert [a.tobytes() for a in got] == [a.tobytes() for a in expected]
 
 
@@ -114,10 +124,10 @@ def test_rows_may_be_strided(isa):
     np.testing.assert_array_equal(wide[untouched], before[untouched])
 
 
-def gate_only(gate, isa):
-    """Return silu as computed: the up projection is 1."""
+def gate_only(gate, isa, activation="silu"):
+    """Return the activation as computed: the up projection is 1."""
     gate_up = np.concatenate([gate, np.ones_like(gate)])[None]
-    return run(gate_up, ends([1]), isa=isa)[0][0, : len(gate)]
+    return run(gate_up, ends([1]), isa=isa, activation=activation)[0][0, : len(gate)]
 
 
 def test_silu_is_accurate(isa):
@@ -126,6 +136,15 @@ def test_silu_is_accurate(isa):
     gate = gate[gate != 0]
     error = np.abs(gate_only(gate, isa) / silu(gate) - 1)
     assert error.max() < 3e-7
+
+
+def test_gelu_tanh_is_accurate(isa):
+    gate = np.linspace(-8, 12, 400_001, dtype=np.float32)
+    error = np.abs(gate_only(gate, isa, "gelu_tanh") - gelu_tanh(gate))
+    assert (error <= 3e-7 * np.maximum(np.abs(gate), 1e-3)).all()
+    limits = np.array([0.0, np.inf, -np.inf, 3e38, -3e38, 100, -100], np.float32)
+    np.testing.assert_allclose(gate_only(limits, isa, "gelu_tanh"), [0, np.inf, 0, 3e38, 0, 100, 0], atol=1e-30)
+    assert np.isnan(gate_only(np.array([np.nan], np.float32), isa, "gelu_tanh")).all()
 
 
 def test_silu_at_the_limits(isa):
@@ -141,9 +160,10 @@ def test_silu_at_the_limits(isa):
 def test_special_values_have_the_same_bytes(dtype, isa):
     word = np.random.default_rng(5).integers(0, 2**32, (64, 2 * 333), dtype=np.uint64).astype(np.uint32)
     gate_up = word.view(np.float32) if dtype == np.float32 else (word >> 16).astype(np.uint16)
-    for reduction in ["mean_abs", "l2"]:
-        expected = run(gate_up, ends([64]), reduction=reduction, isa="scalar")
-        got = run(gate_up, ends([64]), reduction=reduction, isa=isa)
+    for reduction, activation in itertools.product(["mean_abs", "l2"], ACTIVATIONS):
+        options = {"reduction": reduction, "activation": activation}
+        expected = run(gate_up, ends([64]), isa="scalar", **options)
+        got = run(gate_up, ends([64]), isa=isa, **options)
         assert [a[:, :333].tobytes() for a in got] == [a[:, :333].tobytes() for a in expected]
 
 
@@ -201,6 +221,8 @@ def test_other_wrong_arguments_are_named():
         _C.swiglu_impact(GATE_UP.copy(), np.array([0, 4], np.int32), impact)
     with pytest.raises(ValueError, match="reduction: expected 'mean_abs' or 'l2', got 'max'"):
         _C.swiglu_impact(GATE_UP.copy(), ends([4]), impact, reduction="max")
+    with pytest.raises(ValueError, match="activation: expected 'silu' or 'gelu_tanh', got 'gelu'"):
+        _C.swiglu_impact(GATE_UP.copy(), ends([4]), impact, activation="gelu")
     with pytest.raises(ValueError, match="impact: expected float32, got float64"):
         _C.swiglu_impact(GATE_UP.copy(), ends([4]), impact.astype(np.float64))
     with pytest.raises(ValueError, match="gate_up: expected a writeable array"):
