@@ -10,7 +10,8 @@ from typing import Any
 
 from nagfast import env
 from nagfast.benchmarks import actgrad, extract, native, nearest, separation, storage, tokenize_text  # noqa: F401
-from nagfast.benchmarks.harness import REGISTRY, RESULTS, CheckFailedError, append_json, run, table
+from nagfast.benchmarks.harness import REGISTRY, RESULTS, CheckFailedError, append_json, run
+from nagfast.benchmarks.tables import table
 from nagfast.cli import Parser
 
 STUDIES: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--rounds", type=int, help="samples per variant")
         sub.add_argument("--warmup", type=int, help="calls of every variant before the first sample")
         sub.add_argument("--min-seconds", type=float, help="repeat short calls until a sample takes this long")
+        sub.add_argument("--budget", type=float, metavar="S", help="begin no round after S seconds of rounds")
         sub.add_argument("--out", type=Path, default=RESULTS, help=f"folder of the JSON lines (default: {RESULTS})")
         add_options(sub)
     return parser
@@ -42,7 +44,13 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: Any) -> None:
     setup, _ = REGISTRY[options.name]
     for benchmark in setup(options):
-        records = run(benchmark, rounds=options.rounds, warmup=options.warmup, min_seconds=options.min_seconds)
+        records = run(
+            benchmark,
+            rounds=options.rounds,
+            warmup=options.warmup,
+            min_seconds=options.min_seconds,
+            budget=options.budget,
+        )
         for record in records:
             path = append_json(options.out, benchmark.name, record, record["date"])
         print(table(records), flush=True)

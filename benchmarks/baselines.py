@@ -33,10 +33,10 @@ def pad_left(tokens: Sequence[Array], pad_id: int) -> tuple[torch.Tensor, torch.
 
 
 @contextmanager
-def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Stock eager attention inside, whatever was set before afterwards."""
+def attention(model: nn.Module, name: str = "eager") -> Iterator[None]:
+    """Stock attention (eager or sdpa) inside, whatever was set before afterwards."""
     before = model.config._attn_implementation  # type: ignore[union-attr]
-    model.set_attn_implementation("eager")  # type: ignore[operator]
+    model.set_attn_implementation(name)  # type: ignore[operator]
     try:
         yield
     finally:
@@ -44,14 +44,21 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def padded_impacts(model: nn.Module, layers: nn.ModuleList, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Masked means of |u| by a whole padded forward pass (float32 [n, L, N]); lm_head runs and is thrown away."""
+def padded_impacts(
+    model: nn.Module, layers: nn.ModuleList, ids: torch.Tensor, mask: torch.Tensor, *, exact_sums: bool = False
+) -> torch.Tensor:
+    """Masked means of |u| by a whole padded forward pass (float32 [n, L, N]); lm_head runs and is thrown away.
+
+    The means come in the dtype of the model, as published; exact_sums adds up in float32, which is what a check can
+    compare with: means of bfloat16 have ties wherever one looks.
+    """
     weight = mask.unsqueeze(-1)
     count = weight.sum(dim=1).clamp_min(1e-6)
     scores: list[torch.Tensor] = []
 
     def score_again(mlp: nn.Module, inputs: tuple[torch.Tensor, ...], _output: torch.Tensor) -> None:
         up = mlp.up_proj(inputs[0])  # type: ignore[operator]
+        up = up.float() if exact_sums else up
         scores.append((up.abs() * weight).sum(dim=1) / count)
 
     handles = [layer.mlp.register_forward_hook(score_again) for layer in layers]  # type: ignore[union-attr, operator]
@@ -64,16 +71,46 @@ def padded_impacts(model: nn.Module, layers: nn.ModuleList, ids: torch.Tensor, m
 
 
 def padded_nags(
-    model: nn.Module, layers: nn.ModuleList, tokens: Sequence[Array], top_k: int, pad_id: int = 0
+    model: nn.Module,
+    layers: nn.ModuleList,
+    tokens: Sequence[Array],
+    top_k: int,
+    *,
+    batch: int = BATCH,
+    exact_sums: bool = False,
 ) -> list[list[list[int]]]:
-    """NAGs as nested lists [n][L][K]; the model must be in eager attention (see eager_attention)."""
+    """NAGs as nested lists [n][L][K]; the model must be in eager attention (see attention)."""
     nags: list[list[list[int]]] = []
-    for begin in range(0, len(tokens), BATCH):
-        ids, mask = pad_left(tokens[begin : begin + BATCH], pad_id)
-        device = next(model.parameters()).device
-        impacts = padded_impacts(model, layers, ids.to(device), mask.to(device))
+    device = next(model.parameters()).device
+    for begin in range(0, len(tokens), batch):
+        ids, mask = pad_left(tokens[begin : begin + batch], 0)
+        impacts = padded_impacts(model, layers, ids.to(device), mask.to(device), exact_sums=exact_sums)
         nags.extend(torch.topk(impacts, k=top_k, dim=2, largest=True, sorted=True).indices.cpu().tolist())
     return nags
+
+
+@torch.inference_mode()
+def forward_only(model: nn.Module, tokens: Sequence[Array], batch_tokens: int, *, head: bool) -> None:
+    """A plain forward pass that measures nothing: what the model itself costs. In sdpa attention, shortest first.
+
+    Args:
+        model: a causal language model.
+        tokens: documents; those of a batch are padded to the longest, and have no mask where all are equally long.
+        batch_tokens: tokens per step, padding included.
+        head: with lm_head (logits of all tokens) or without.
+    """
+    device = next(model.parameters()).device
+    module = model if head else model.base_model
+    ordered = sorted(tokens, key=len)
+    begin = 0
+    while begin < len(ordered):
+        end = begin + 1
+        while end < len(ordered) and len(ordered[end]) * (end + 1 - begin) <= batch_tokens:
+            end += 1
+        ids, mask = pad_left(ordered[begin:end], 0)
+        needed = None if bool(mask.all()) else mask.to(device)
+        module(input_ids=ids.to(device), attention_mask=needed, use_cache=False)  # type: ignore[operator]
+        begin = end
 
 
 def padded_act_grad_impacts(
@@ -110,13 +147,14 @@ def padded_act_grad_impacts(
 
 
 def padded_act_grad_nags(
-    model: nn.Module, layers: nn.ModuleList, tokens: Sequence[Array], top_k: int, pad_id: int = 0
+    model: nn.Module, layers: nn.ModuleList, tokens: Sequence[Array], top_k: int
 ) -> list[list[list[int]]]:
     """NAGs as nested lists [n][L][K], eight documents at a time; the model must be in eager attention."""
     nags: list[list[list[int]]] = []
+    device = next(model.parameters()).device
     for begin in range(0, len(tokens), BATCH):
-        ids, mask = pad_left(tokens[begin : begin + BATCH], pad_id)
-        impacts = padded_act_grad_impacts(model, layers, ids, mask)
+        ids, mask = pad_left(tokens[begin : begin + BATCH], 0)
+        impacts = padded_act_grad_impacts(model, layers, ids.to(device), mask.to(device))
         nags.extend(torch.topk(impacts, k=top_k, dim=2, largest=True, sorted=True).indices.cpu().tolist())
     return nags
 

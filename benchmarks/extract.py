@@ -1,164 +1,239 @@
-"""Tokens to NAGs on the CPU: nagfast against the padded eager pipeline, on one model object with random weights."""
+"""Tokens to NAGs: nagfast, the padded eager pipeline, and the plain forward pass, on one model with random weights.
+
+Variants, by the names --variants takes:
+
+    padded        the published pipeline: eager attention, eight documents at a time
+    padded-best   the same at the batch size that is fastest here (GPU)
+    allocator     the same with the C library's own memory settings (CPU)
+    hf, hf-body   a forward pass in SDPA that measures nothing, with lm_head and without: the cost of the model itself
+    nagfast       the engine, in every arithmetic the device has
+    text          the engine from a Parquet file of text to a store on disk: reading, tokenising, writing included
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nagfast import env
-from nagfast.backbone import Backbone
-from nagfast.benchmarks import baselines, shapes
+from nagfast.benchmarks import baselines, ceilings, devices, documents, engines
+from nagfast.benchmarks.documents import Tokens, mean_overlap
 from nagfast.benchmarks.harness import Benchmark, Check, Variant, hash_inputs, register
-from nagfast.extraction import BATCH_TOKENS, token_nags
+from nagfast.config import ExtractConfig
+from nagfast.extract_job import run_extract
+from nagfast.extraction import default_batch_tokens
 
-MAX_LENGTH = 120
-FLOAT32_OVERLAP = 0.999  # below it more than near-ties differ
-BFLOAT16_OVERLAP = 0.95  # 0.986 to 0.991 was seen on random weights
-Tokens = list[npt.NDArray[np.int64]]
+OVERLAP = {"float32": 0.999, "bfloat16": 0.95, "float8": 0.80}
+"""Least share of the top K in common with the baseline; float32 differs in near-ties alone, the others in rounding."""
+CHECK_TOKENS = 8192
+VARIANTS = {
+    "cpu": ("padded", "nagfast", "allocator"),
+    "cuda": ("padded", "padded-best", "hf", "hf-body", "nagfast", "text"),
+}
+BATCHES = (16, 32, 64, 128, 256)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the extract benchmark."""
-    parser.add_argument("--shape", default="qwen3-0.6b", choices=tuple(shapes.SHAPES))
-    parser.add_argument("--lengths", nargs="+", default=["120", "web"], choices=("120", "web"))
-    parser.add_argument("--documents", type=int, default=16, help="documents per call")
-    parser.add_argument("--web-median", type=float, default=300.0, help="median of the log-normal before truncation")
-    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS["cpu"], help="tokens per step of nagfast")
-    parser.add_argument("--top-k", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=env.cpu_count())
+    engines.add_options(parser)
+    every = sorted({name for names in VARIANTS.values() for name in names})
+    parser.add_argument("--variants", nargs="+", choices=every, help="what to time (default: what suits the device)")
     parser.add_argument("--force-bfloat16", action="store_true", help="measure bfloat16 on a CPU without such products")
-    parser.set_defaults(rounds=4, warmup=0, min_seconds=0.0)
+    parser.add_argument("--no-bfloat16", action="store_true", help="float32 only (CPU)")
+    parser.add_argument("--no-float8", action="store_true", help="bfloat16 only (GPU)")
+    parser.set_defaults(rounds=4, warmup=None, min_seconds=0.0)
 
 
-def draw_documents(lengths: str, documents: int, vocab: int, web_median: float, seed: int) -> Tokens:
-    """Random token ids; all of 120, or min(120, log-normal) with sigma 1."""
-    rng = np.random.default_rng(seed)
-    if lengths == "120":
-        sizes = np.full(documents, MAX_LENGTH)
-    else:
-        drawn = np.rint(rng.lognormal(np.log(web_median), 1.0, documents)).astype(np.int64)
-        sizes = np.clip(drawn, 1, MAX_LENGTH)
-    return [rng.integers(0, vocab, n) for n in sizes]
+class _Texts:
+    """Text to stored NAGs: files prepared beforehand, a new store in every call."""
+
+    def __init__(self, run: engines.Engines, lengths: str, sizes: Any, sets: int, folder: Path) -> None:
+        self.run, self.folder, self.calls = run, folder, 0
+        words = documents.one_token_words(run.backbones[run.main].tokenizer)
+        self.longest = documents.LONGEST[lengths]
+        # Documents of a fixed length are cut from longer ones, as they are in a corpus.
+        whole = sizes if lengths == "web" else np.maximum(sizes, 4 * self.longest * (sizes == self.longest))
+        for seed in range(sets):
+            texts = documents.texts(whole, words, seed)
+            table = pa.table({"docid": [f"{seed}-{i}" for i in range(len(texts))], "doc": texts})
+            pq.write_table(table, folder / f"text-{seed}.parquet")
+        self.sets = sets
+
+    def __call__(self, round_number: int) -> None:
+        self.calls += 1
+        o = self.run.options
+        config = ExtractConfig(
+            inputs=(str(self.folder / f"text-{round_number % self.sets}.parquet"),),
+            out=str(self.folder / f"{self.calls}.nag"),
+            top_k=o.top_k,
+            max_length=self.longest,
+            batch_tokens=o.batch_tokens,
+        )
+        run_extract(config, self.run.backbones[self.run.dtypes[-1] if o.device == "cpu" else self.run.main])
 
 
-def _bfloat16_twin(model: nn.Module, shape: str) -> nn.Module:
-    """The same weights, rounded."""
-    twin = shapes.build(shape, dtype=torch.bfloat16)
-    with torch.no_grad():
-        for mine, theirs in zip(twin.parameters(), model.parameters(), strict=True):
-            mine.copy_(theirs)
-    return twin
+class _Comparison:
+    """One distribution of lengths."""
 
+    def __init__(self, run: engines.Engines, lengths: str, folder: Path) -> None:
+        self.run, self.options, self.lengths = run, run.options, lengths
+        count = engines.documents_of(self.options, lengths)
+        self.sizes = documents.draw_sizes(lengths, count, self.options.web_median, 100)
+        self.sets = documents.rotating(self.sizes, self.options.rounds, run.vocab)
+        self.cuda = run.device.startswith("cuda")
+        backbone = run.backbones[run.main]
+        self.batch_tokens = self.options.batch_tokens or default_batch_tokens(backbone, "projection")
+        self.best_batch = baselines.BATCH
+        self.folder = folder
 
-def backbone_of(model: nn.Module, shape: str) -> Backbone:
-    """A checked backbone on the CPU around a model of a shape."""
-    backbone = Backbone(model, shapes.NoTokenizer(), shape, torch.device("cpu"))
-    backbone.prepare()
-    return backbone
+    def _tokens(self, i: int) -> Tokens:
+        return self.sets[i % len(self.sets)]
 
+    def _few(self) -> Tokens:
+        """Documents of the last set that make about CHECK_TOKENS."""
+        ends = np.cumsum([len(t) for t in self.sets[-1]])
+        return self.sets[-1][: max(1, int(np.searchsorted(ends, CHECK_TOKENS, side="right")))]
 
-def mean_overlap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    """Mean share of neurons two arrays of NAGs [n, L, K] have in common."""
-    return float((a[:, :, :, None].astype(np.int64) == b[:, :, None, :]).any(axis=3).mean())
+    def check(self) -> Check:
+        """Same top-K sets as the baseline, near-ties and rounding aside."""
+        few = self._few()
+        expected = self.run.expected(few)
+        overlaps = {d: mean_overlap(self.run.nags(few, d), expected) for d in self.run.dtypes}
+        detail = {f"overlap_{d}": round(v, 6) for d, v in overlaps.items()}
+        return Check(
+            all(overlaps[d] >= OVERLAP[d] for d in overlaps),
+            detail | {"checked_documents": len(few)} | self.run.about(),
+        )
 
-
-class _Run:
-    """One model, both ways of running it."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        torch.set_num_threads(options.threads)
-        self.options = options
-        self.shape = shapes.SHAPES[options.shape]
-        model = shapes.build(options.shape)
-        self.backbones = {"float32": backbone_of(model, options.shape)}
-        if env.has_bfloat16_matrix() or options.force_bfloat16:
-            self.backbones["bfloat16"] = backbone_of(_bfloat16_twin(model, options.shape), options.shape)
-
-    def baseline(self, tokens: Tokens) -> list[list[list[int]]]:
-        """The padded pipeline; to be called in eager attention."""
-        backbone = self.backbones["float32"]
-        return baselines.padded_nags(backbone.model, backbone.layers, tokens, self.options.top_k)
-
-    def nagfast(self, dtype: str, tokens: Tokens) -> npt.NDArray[Any]:
-        """The engine, as extract calls it."""
-        backbone = self.backbones[dtype]
-        specs = {"fwd_up": backbone.spec(top_k=self.options.top_k, max_length=MAX_LENGTH)}
-        return token_nags(backbone, tokens, specs, self.options.batch_tokens)["fwd_up"]
+    def find_best_batch(self) -> None:
+        """Double the batch of the padded pipeline as long as that makes it faster."""
+        tokens = self._few() * 4
+        fastest = float("inf")
+        for batch in (baselines.BATCH, *BATCHES):
+            try:
+                with self.run.attention():
+                    self.run.padded(tokens[:batch], batch=batch)
+                    devices.synchronize(self.run.device)
+                    begin = time.perf_counter()
+                    self.run.padded(tokens, batch=batch)  # ends with a copy to the host
+                    seconds = time.perf_counter() - begin
+            except RuntimeError as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                self.run.release()
+                return
+            if seconds >= fastest or batch > len(tokens):
+                return
+            fastest, self.best_batch = seconds, batch
 
     @contextmanager
-    def published_conditions(self) -> Iterator[None]:
+    def _published_conditions(self) -> Iterator[None]:
         """Eager attention, and freed memory given back as glibc does by itself."""
         env.give_back_freed_memory()
         try:
-            with baselines.eager_attention(self.backbones["float32"].model):
+            with self.run.attention():
                 yield
         finally:
             env.keep_freed_memory()
 
-    def check(self, tokens: Tokens) -> Check:
-        """Same top-K sets as the baseline, near-ties aside."""
-        with baselines.eager_attention(self.backbones["float32"].model):
-            expected = np.array(self.baseline(tokens))
-        limits = {"float32": FLOAT32_OVERLAP, "bfloat16": BFLOAT16_OVERLAP}
-        overlaps = {d: mean_overlap(self.nagfast(d, tokens), expected) for d in self.backbones}
-        passed = all(overlaps[d] >= limits[d] for d in overlaps)
-        return Check(passed, {f"overlap_{d}": round(v, 6) for d, v in overlaps.items()})
+    def _variants(self, wanted: tuple[str, ...]) -> Iterator[tuple[str, Variant, Any, str]]:
+        """Label, call, context and dtype of each variant."""
+        run, main = self.run, self.run.main
+        eager: Callable[[], AbstractContextManager[None]] = run.attention
+        if "padded" in wanted:
+            yield f"padded eager {main}", lambda i: run.padded(self._tokens(i)), eager, main
+        if "padded-best" in wanted:
+            self.find_best_batch()
+            best = self.best_batch
+            yield f"padded eager {main}, {best} a batch", lambda i: run.padded(self._tokens(i), batch=best), eager, main
+        for name, head in (("hf", True), ("hf-body", False)):
+            if name in wanted:
+                yield (
+                    f"forward only, SDPA {main}, {'lm_head' if head else 'no lm_head'}",
+                    lambda i, head=head: baselines.forward_only(  # type: ignore[misc]
+                        run.model, self._tokens(i), self.batch_tokens, head=head
+                    ),
+                    lambda: run.attention("sdpa"),
+                    main,
+                )
+        for dtype in run.dtypes if "nagfast" in wanted else ():
+            yield f"nagfast {dtype}", lambda i, d=dtype: run.nags(self._tokens(i), d), None, dtype  # type: ignore[misc]
+        if "text" in wanted:
+            texts = _Texts(run, self.lengths, self.sizes, len(self.sets), self.folder)
+            dtype = main if self.cuda else run.dtypes[-1]
+            yield f"nagfast {dtype}, text to store", texts, None, dtype
+        if "allocator" in wanted:
+            label = f"padded eager {main}, default allocator"
+            yield label, lambda i: run.padded(self._tokens(i)), self._published_conditions, main
 
-    def comparison(self, lengths: str) -> Benchmark:
-        """One distribution of lengths."""
-        o = self.options
-        sets = [draw_documents(lengths, o.documents, self.shape.vocab, o.web_median, 100 + s) for s in range(o.rounds)]
-        # Every round has its own documents of the same lengths in another order, so that the work is the same.
-        sizes = [len(t) for t in sets[0]]
-        for number, documents in enumerate(sets[1:], 1):
-            rng = np.random.default_rng(number)
-            documents[:] = [rng.integers(0, self.shape.vocab, n) for n in rng.permutation(sizes)]
-        variants: dict[str, Variant] = {"padded eager float32": lambda i: self.baseline(sets[i % len(sets)])}
-        for dtype in self.backbones:
-            variants[f"nagfast {dtype}"] = lambda i, d=dtype: self.nagfast(d, sets[i % len(sets)])  # type: ignore[misc]
-        variants["padded eager float32, default allocator"] = lambda i: self.baseline(sets[i % len(sets)])
+    def _notes(self) -> list[str]:
         notes = [
-            "nagfast and the first baseline keep freed memory for reuse, as the nagfast command does; the last runs "
-            "with the allocator's defaults, as the published pipeline would"
+            "MFU counts what a NAG needs (no lm_head, the last layer cut short), whatever a variant does beyond it"
         ]
-        if "bfloat16" not in self.backbones:
-            notes.append("bfloat16 was not measured: this processor has no bfloat16 matrix instructions")
+        if not self.cuda:
+            notes.append(
+                "nagfast and the first baseline keep freed memory for reuse, as the nagfast command does; default "
+                "allocator: as the published pipeline would"
+            )
+        if "bfloat16" not in self.run.dtypes:
+            notes.append(
+                "bfloat16 was not measured: this processor has no bfloat16 matrix instructions, or --no-bfloat16"
+            )
+        return notes
+
+    def benchmark(self) -> Benchmark:
+        """All variants on these documents."""
+        o, run = self.options, self.run
+        wanted = tuple(o.variants or VARIANTS["cuda" if self.cuda else "cpu"])
+        variants = {label: (call, around, dtype) for label, call, around, dtype in self._variants(wanted)}
+        tokens, context = float(self.sizes.sum()), documents.mean_context(self.sizes)
+        flops = run.shape.flops_per_token(context)
+        reached = {dtype: ceilings.measured(o.device, dtype) for dtype in {d for _, _, d in variants.values()}}
         return Benchmark(
             name="extract",
-            variants=variants,
-            check=lambda: self.check(sets[-1]),
-            units={"tokens": float(sum(sizes)), "documents": float(len(sizes))},
-            around={
-                "padded eager float32": lambda: baselines.eager_attention(self.backbones["float32"].model),
-                "padded eager float32, default allocator": self.published_conditions,
-            },
+            variants={label: call for label, (call, _, _) in variants.items()},
+            check=self.check,
+            units={"tokens": tokens, "documents": float(len(self.sizes))},
+            around={label: around for label, (_, around, _) in variants.items() if around is not None},
+            device=o.device,
+            flops_per_call=dict.fromkeys(variants, flops * tokens),
+            ceilings={label: reached[dtype] for label, (_, _, dtype) in variants.items()},
             params={
                 "shape": o.shape,
-                "lengths": lengths,
-                "mean_length": round(float(np.mean(sizes)), 1),
-                "documents": o.documents,
-                "batch_tokens": o.batch_tokens,
+                "layers": run.shape.layers,
+                "lengths": self.lengths,
+                "mean_length": round(float(self.sizes.mean()), 1),
+                "documents": len(self.sizes),
+                "batch_tokens": self.batch_tokens,
                 "baseline_batch": baselines.BATCH,
+                "best_batch": self.best_batch,
                 "top_k": o.top_k,
                 "threads": o.threads,
-                "flops_per_token": self.shape.flops_per_token(),
-                "baseline_flops_per_token": self.shape.baseline_flops_per_token(),
+                "flops_per_token": flops,
+                "baseline_flops_per_token": run.shape.baseline_flops_per_token(),
             },
-            input_hash=hash_inputs(*(d for documents in sets for d in documents)),
-            notes=notes,
+            input_hash=hash_inputs(*(d for tokens in self.sets for d in tokens)),
+            notes=self._notes(),
         )
 
 
 @register("extract", add_options)
 def setup(options: argparse.Namespace) -> Iterator[Benchmark]:
-    """One comparison per distribution of document lengths."""
-    run = _Run(options)
-    for lengths in options.lengths:
-        yield run.comparison(lengths)
+    """Tokens, and text, to NAGs: nagfast, the padded eager pipeline, the plain forward pass."""
+    engines.resolve(options)
+    bfloat16 = not options.no_bfloat16 and (env.has_bfloat16_matrix() or options.force_bfloat16)
+    run = engines.Engines(options, bfloat16=bfloat16, float8=not options.no_float8)
+    with tempfile.TemporaryDirectory() as folder:
+        for lengths in options.lengths:
+            inside = Path(folder) / lengths
+            inside.mkdir()
+            yield _Comparison(run, lengths, inside).benchmark()

@@ -1,6 +1,7 @@
 """Timing that can be believed: checked before it is timed, interleaved, on inputs that rotate.
 
-Every result is a JSON line that says what was measured where.
+Every result is a JSON line that says what was measured where. On a GPU a sample begins and ends when the device has
+nothing left to do. A variant that runs out of memory is recorded as such; the others go on.
 
 A ratio is taken pair by pair: in each round every variant runs once (A B C A B C ...), and the ratio of a variant is
 the median over the rounds of baseline seconds / variant seconds, so drift of the machine falls on both alike.
@@ -11,8 +12,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from nagfast import env
+from nagfast.benchmarks import devices
 
 _HERE = Path(__file__).resolve().parent
 RESULTS = _HERE / "results" if (_HERE.parent / "pyproject.toml").is_file() else Path("bench-results")
@@ -69,6 +69,12 @@ class Benchmark:
     """What a reader of the result must know."""
     around: Mapping[str, Callable[[], AbstractContextManager[Any]]] = field(default_factory=dict)
     """Variant -> a context entered before each sample and left after it, outside the timed part."""
+    device: str = "cpu"
+    """Where the variants work; timing waits for it."""
+    flops_per_call: Mapping[str, float] = field(default_factory=dict)
+    """Variant -> floating-point operations the result needs (not those that the variant does), for MFU."""
+    ceilings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Variant -> what the device reached in this run (see ceilings.measured): TFLOP/s of products, GB/s of a copy."""
 
 
 Setup = Callable[[Any], Iterable[Benchmark]]
@@ -107,29 +113,59 @@ def pair_ratios(baseline: Sequence[float], variant: Sequence[float]) -> dict[str
     return quantiles([b / v for b, v in zip(baseline, variant, strict=True)])
 
 
-def peak_rss_bytes() -> int:
-    """Largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+@dataclass
+class _Timed:
+    """What the rounds left of one variant."""
+
+    repeats: int = 1
+    seconds: list[float] = field(default_factory=list)
+    peak: int | None = None
+    error: str | None = None
 
 
 def _sample(benchmark: Benchmark, name: str, round_number: int, repeats: int) -> float:
     """Seconds per call, over `repeats` calls."""
     call = benchmark.variants[name]
     with benchmark.around.get(name, nullcontext)():
+        devices.synchronize(benchmark.device)
         begin = time.perf_counter()
         for i in range(repeats):
             call(round_number * repeats + i)
+        devices.synchronize(benchmark.device)
         return (time.perf_counter() - begin) / repeats
 
 
-def _warm(benchmark: Benchmark, name: str, warmup: int, min_seconds: float) -> int:
-    """Warm up; how often to repeat a call so that one sample takes min_seconds."""
-    samples = [_sample(benchmark, name, i, 1) for i in range(warmup)]
-    return max(1, min(10_000, round(min_seconds / max(min(samples), 1e-9)))) if samples else 1
+def _attempt(benchmark: Benchmark, name: str, round_number: int, timed: _Timed) -> float | None:
+    """A sample, or None where the variant runs out of memory, now or before."""
+    if timed.error is not None:
+        return None
+    devices.reset_peak(benchmark.device)
+    try:
+        seconds = _sample(benchmark, name, round_number, timed.repeats)
+    except (RuntimeError, MemoryError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        timed.error, timed.seconds = "out of memory", []
+    else:
+        peak = devices.peak_bytes(benchmark.device)
+        timed.peak = None if peak is None else max(peak, timed.peak or 0)
+        return seconds
+    devices.release(benchmark.device)
+    return None
 
 
-def run(benchmark: Benchmark, *, rounds: int = 5, warmup: int = 1, min_seconds: float = 0.0) -> list[dict[str, Any]]:
+def _warm(benchmark: Benchmark, name: str, warmup: int, min_seconds: float) -> _Timed:
+    """Warm up; find out how often to repeat a call so that one sample takes min_seconds."""
+    timed = _Timed()
+    samples = [s for i in range(warmup) if (s := _attempt(benchmark, name, i, timed)) is not None]
+    if samples:
+        timed.repeats = max(1, min(10_000, round(min_seconds / max(min(samples), 1e-9))))
+    return timed
+
+
+def run(
+    benchmark: Benchmark, *, rounds: int = 5, warmup: int = 1, min_seconds: float = 0.0, budget: float | None = None
+) -> list[dict[str, Any]]:
     """Check, warm up, time in interleaved rounds.
 
     Args:
@@ -137,6 +173,7 @@ def run(benchmark: Benchmark, *, rounds: int = 5, warmup: int = 1, min_seconds: 
         rounds: samples per variant.
         warmup: calls of every variant before the first round; 0 where the check has already warmed everything up.
         min_seconds: short calls are repeated until a sample takes this long.
+        budget: no round begins after this many seconds of rounds; the first always does.
 
     Returns:
         One record per variant, ready for JSON.
@@ -149,38 +186,60 @@ def run(benchmark: Benchmark, *, rounds: int = 5, warmup: int = 1, min_seconds: 
     check = benchmark.check()
     if not check.passed:
         raise CheckFailedError(f"{benchmark.name}: refused to time, the check failed: {json.dumps(dict(check.detail))}")
-    repeats = {name: _warm(benchmark, name, warmup, min_seconds) for name in benchmark.variants}
-    seconds: dict[str, list[float]] = {name: [] for name in benchmark.variants}
+    timed = {name: _warm(benchmark, name, warmup, min_seconds) for name in benchmark.variants}
+    begin = time.monotonic()
     for round_number in range(rounds):
-        for name in benchmark.variants:
-            seconds[name].append(_sample(benchmark, name, round_number, repeats[name]))
-    return [_record(benchmark, check, name, seconds, repeats[name]) for name in benchmark.variants]
+        if round_number and budget is not None and time.monotonic() - begin > budget:
+            break
+        for name, mine in timed.items():
+            seconds = _attempt(benchmark, name, round_number, mine)
+            if seconds is not None:
+                mine.seconds.append(seconds)
+    return [_record(benchmark, check, name, timed) for name in benchmark.variants]
 
 
-def _record(
-    benchmark: Benchmark, check: Check, name: str, seconds: Mapping[str, Sequence[float]], repeats: int
-) -> dict[str, Any]:
-    mine = seconds[name]
+def _share(benchmark: Benchmark, name: str, seconds: Sequence[float]) -> dict[str, Any]:
+    """Rates of products and memory, and their share of what the device reached in this run."""
+    flops, moved = benchmark.flops_per_call.get(name), benchmark.bytes_per_call.get(name)
+    reached = benchmark.ceilings.get(name, {})
+    rates = {
+        "TFLOP/s": quantiles([flops / s / 1e12 for s in seconds]) if flops and seconds else None,
+        "GB/s": quantiles([moved / s / 1e9 for s in seconds]) if moved and seconds else None,
+    }
+    shares = {unit: rate["median"] / reached[unit] for unit, rate in rates.items() if rate and unit in reached}
+    return {
+        "bytes": moved,
+        **rates,
+        "ceilings": dict(reached),
+        "mfu": shares.get("TFLOP/s"),
+        "of_ceiling": max(shares.values(), default=None),
+    }
+
+
+def _record(benchmark: Benchmark, check: Check, name: str, timed: Mapping[str, _Timed]) -> dict[str, Any]:
+    mine = timed[name].seconds
     baseline = benchmark.baseline or next(iter(benchmark.variants))
-    moved = benchmark.bytes_per_call.get(name)
+    theirs = timed[baseline].seconds
     return {
         "benchmark": benchmark.name,
         "variant": name,
         "baseline": baseline,
         "params": dict(benchmark.params),
         "date": datetime.date.today().isoformat(),
+        "device": benchmark.device,
+        "error": timed[name].error,
         "rounds": len(mine),
-        "repeats": repeats,
-        "seconds": quantiles(mine),
+        "repeats": timed[name].repeats,
+        "seconds": quantiles(mine) if mine else None,
         "samples": list(mine),
-        "rates": {f"{unit}/s": quantiles([work / s for s in mine]) for unit, work in benchmark.units.items()},
-        "bytes": moved,
-        "GB/s": None if moved is None else quantiles([moved / s / 1e9 for s in mine]),
-        "ratio": pair_ratios(seconds[baseline], mine),
+        "rates": {f"{unit}/s": quantiles([work / s for s in mine]) for unit, work in benchmark.units.items() if mine},
+        **_share(benchmark, name, mine),
+        "ratio": pair_ratios(theirs, mine) if mine and theirs else None,
         "check": dict(check.detail),
         "found": dict(check.of_variant.get(name, {})),
         "input_sha256": benchmark.input_hash,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": devices.peak_rss_bytes(),
+        "peak_device_bytes": timed[name].peak,
         "notes": list(benchmark.notes),
         "machine": env.machine(),
     }
@@ -193,31 +252,3 @@ def append_json(folder: Path, name: str, record: Mapping[str, Any], date: str) -
     with path.open("a") as handle:
         handle.write(json.dumps(record, sort_keys=True) + "\n")
     return path
-
-
-def _number(value: float) -> str:
-    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g}{suffix}"
-    return f"{value:.3g}"
-
-
-def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """The records of one comparison as text, one line a variant: median [p20, p80]."""
-    first = records[0]
-    lines = [f"{first['benchmark']}  " + "  ".join(f"{k}={v}" for k, v in first["params"].items())]
-    lines.append("  check " + "  ".join(f"{k}={v}" for k, v in first["check"].items()))
-    width = max(len(r["variant"]) for r in records)
-    for record in records:
-        parts = [f"  {record['variant']:{width}s}"]
-        for unit, rate in record["rates"].items():
-            middle, low, high = (_number(rate[q]) for q in ("median", "p20", "p80"))
-            parts.append(f"{middle:>6s} [{low}, {high}] {unit}")
-        if record["GB/s"]:
-            parts.append(f"{record['GB/s']['median']:6.2f} GB/s")
-        ratio = record["ratio"]
-        parts.append(f"{ratio['median']:5.2f}x [{ratio['p20']:.2f}, {ratio['p80']:.2f}]")
-        parts.extend(f"{k}={v}" for k, v in record["found"].items() if not isinstance(v, dict))
-        lines.append("  ".join(parts))
-    lines.extend(f"  note: {note}" for note in first["notes"])
-    return "\n".join(lines)

@@ -38,14 +38,30 @@ class Shape:
     rope_theta: float = 1e6
     """Base of the rotary embedding."""
 
-    def flops_per_token(self) -> float:
-        """Multiply-adds times two that a projection-impact NAG needs per token, attention scores left out.
+    def flops_per_token(self, context: float = 0.0) -> float:
+        """Multiply-adds times two that a projection-impact NAG needs per token.
 
         All layers but the last whole; of the last the attention and the up projection; no lm_head.
+
+        Args:
+            context: mean number of tokens that a token attends to; 0 leaves the attention scores out.
         """
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         one_projection = self.hidden * self.neurons
-        return 2.0 * (self.layers * (attention + 3 * one_projection) - 2 * one_projection)
+        scores = 2 * context * self.heads * self.head_dim
+        return 2.0 * (self.layers * (attention + scores + 3 * one_projection) - 2 * one_projection)
+
+    def act_grad_flops_per_token(self, context: float = 0.0) -> float:
+        """The same for activation times gradient: a whole forward pass, lm_head, and the gradient of activations.
+
+        The backward pass has one product for each of the forward pass, as weights get no gradient, and stops at the
+        MLP of layer 0; attention scores take two products forward and four backward.
+        """
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        scores = 2 * context * self.heads * self.head_dim
+        layer = attention + scores + 3 * self.hidden * self.neurons
+        backward = self.layers * (layer + scores) - (attention + 2 * scores + 2 * self.hidden * self.neurons)
+        return 2.0 * (self.layers * layer + backward + 2 * self.hidden * self.vocab)
 
     def baseline_flops_per_token(self) -> float:
         """The same for the padded pipeline: whole layers, the up projection twice, and lm_head."""
@@ -54,7 +70,7 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape("qwen3", 64, 192, 3, 4, 2, 16, 512, tied=True),
+    "tiny": Shape("qwen3", 64, 192, 3, 4, 2, 16, 8192, tied=True),  # the vocabulary of the bundled tokenizer
     "qwen3-0.6b": Shape("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, tied=True),
     "qwen3-1.7b": Shape("qwen3", 2048, 6144, 28, 16, 8, 128, 151936, tied=True),
     "qwen3-4b": Shape("qwen3", 2560, 9728, 36, 32, 8, 128, 151936, tied=True),
@@ -62,14 +78,6 @@ SHAPES = {
     "llama-3.2-3b": Shape("llama", 3072, 8192, 28, 24, 8, 128, 128256, tied=True, rope_theta=5e5),
     "smollm3-3b": Shape("smollm3", 2048, 11008, 36, 16, 4, 128, 128256, tied=True, rope_theta=5e6),
 }
-
-
-class NoTokenizer:
-    """Stands where a backbone wants a tokenizer: the benchmarks make token ids themselves."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """No entries."""
-        return {}
 
 
 def build(

@@ -54,19 +54,28 @@ void add_four(const uint32_t* row, const Count* table, uint64_t* sums) {
   for (int j = 0; j < 4; ++j) sums[j] += table[row[j]];
 }
 
-// One profile.
-template <typename Index, typename Count>
-void add_single(const ScoreLayer<Index, Count>& layer) {
+// One profile. kK: entries of a layer, where the compiler may know them, else 0.
+template <int kK, typename Index, typename Count>
+void add_single_of(const ScoreLayer<Index, Count>& layer) {
   const Count* table = layer.table;
+  const int64_t k = kK > 0 ? kK : layer.k;
   for (int64_t d = 0; d < layer.count; ++d) {
     prefetch_row(layer, d);
+    __builtin_prefetch(reinterpret_cast<const void*>(layer.ahead + 64 * static_cast<uintptr_t>(d)));
     const Index* row = layer.rows[d].indices + layer.offset;
     uint64_t sums[4] = {};
     int64_t i = 0;
-    for (; i + 4 <= layer.k; i += 4) add_four(row + i, table, sums);
-    for (; i < layer.k; ++i) sums[0] += table[row[i]];
+    for (; i + 4 <= k; i += 4) add_four(row + i, table, sums);
+    for (; i < k; ++i) sums[0] += table[row[i]];
     *layer.rows[d].sums += static_cast<int64_t>((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
+}
+
+template <typename Index, typename Count>
+void add_single(const ScoreLayer<Index, Count>& layer) {
+  // The usual K, unrolled.
+  if (layer.k == 20) return add_single_of<20>(layer);
+  add_single_of<0>(layer);
 }
 
 // The profiles from `first` on of one document.

@@ -68,16 +68,16 @@ def _add_options(parser: argparse.ArgumentParser, config: type) -> None:
     for item in dataclasses.fields(config):
         kind, many = _value_type(hints[item.name])
         options: dict[str, Any] = {"help": help_texts.get(item.name, "").replace("%", "%%")}
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if item.metadata.get("positional"):
             if many:
-                options["nargs"] = "+"
+                options["nargs"] = "+" if required else "*"
             parser.add_argument(item.name, metavar=item.name.upper().removesuffix("S"), **options)
             continue
         flag = f"--{item.name.replace('_', '-')}"
         if kind is bool:
             parser.add_argument(flag, action="store_true", **options)
             continue
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if many:
             options |= {"nargs": "+", "action": "extend"}
         choices = [c for c in item.metadata.get("choices", ()) if c is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from nagfast.errors import ArgumentError
 from nagfast.ranks import Rank
 
 if TYPE_CHECKING:
+    from nagfast.targets import TargetProfile
     from nagfast.text_shards import TextSummary
 
 log = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ def fit_profile(config: configs.ProfileConfig) -> int:
 
 
 def score(config: configs.ScoreConfig) -> int:
-    """NAG stores + profiles -> distances."""
+    """NAG stores or text + profiles -> distances."""
     from nagfast.scoring import score_store
     from nagfast.store import open_many
     from nagfast.targets import TargetProfile
@@ -85,6 +87,8 @@ def score(config: configs.ScoreConfig) -> int:
     if repeated:
         raise ArgumentError(f"--profile: {repeated[0]!r} names two profiles; rename one file, names become columns")
     profiles = {name: TargetProfile.load(path) for name, path in zip(names, config.profile, strict=True)}
+    if config.from_text:
+        return _score_text(config, profiles)
     stores, notes = open_many(config.store)
     for note in notes:
         log.warning("stores differ in %s", note)
@@ -93,6 +97,16 @@ def score(config: configs.ScoreConfig) -> int:
     if summary.empty:
         say(f"without a NAG: {summary.empty:,} documents, distance 1")
     return 0
+
+
+def _score_text(config: configs.ScoreConfig, profiles: Mapping[str, TargetProfile]) -> int:
+    from nagfast.score_text import run_score_text
+
+    rank = Rank.from_environment()
+    rank.share_processors()
+    summary = run_score_text(config, profiles, rank=rank)
+    say(f"{summary.out}: {summary.rows:,} documents scored against {', '.join(profiles)}")
+    return _say_text(summary, summary.out, config.quarantine or f"{config.out}.quarantine")
 
 
 def _selection_options(config: configs.SelectConfig | configs.RankConfig) -> dict[str, Any]:

@@ -172,22 +172,31 @@ class ProfileConfig:
         _require(self.power > 0, f"--power: got {self.power}; use more than 0")
 
 
-@dataclass(frozen=True)
-class ScoreConfig:
-    """NAG store of the pool + profiles -> distances."""
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(TextOptions):
+    """NAG store of the pool, or its text, + profiles -> distances."""
 
-    store: tuple[str, ...] = option(positional=True)
+    store: tuple[str, ...] = option([], positional=True)
     """NAG stores of the pool."""
+    from_text: tuple[str, ...] = option([])
+    """In place of a store: parquet or jsonl[.gz|.zst] files, folders, globs or URLs, scored without storing NAGs; the
+    options of reading and of the backbone belong to it. A run that was cut short is taken up where it stopped."""
     profile: tuple[str, ...] = option()
     """Target profile (.npz); several in one pass: --profile A --profile B."""
     out: str = option()
-    """Parquet file to write: docid, nag_distance, and the columns kept in the store."""
+    """Parquet file to write: docid, nag_distance, and the columns kept."""
     threads: int | None = option(None)
     """CPU threads (default: all)."""
 
     def __post_init__(self) -> None:
         _check_values(self)
+        self._check_text_options()
         _require(bool(self.profile), "--profile: none given; name at least one .npz made by nagfast profile")
+        _require(bool(self.store) != bool(self.from_text), "STORE or --from-text: give one of the two")
+        if self.store:
+            for item in dataclasses.fields(TextOptions):
+                flag = f"--{item.name.replace('_', '-')}"
+                _require(getattr(self, item.name) == item.default, f"{flag}: belongs to --from-text; leave it out")
 
 
 @dataclass(frozen=True)

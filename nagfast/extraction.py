@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nagfast.backbone import Backbone
 from nagfast.errors import ArgumentError
 from nagfast.gradients import batch_tokens_for, start_act_grad_nags
-from nagfast.overlap import Prefetch
+from nagfast.overlap import map_ahead
 from nagfast.packing import PackedBatch
 from nagfast.prefix import Ints, encode_first
 from nagfast.progress import Progress
@@ -61,17 +61,16 @@ def extract(
         if not isinstance(text, str):
             raise ArgumentError(f"texts: item {i} is a {type(text).__name__}; give strings")
     spec = backbone.spec(top_k=top_k, neuron_type=neurons, impact=impact, reduction=reduction, max_length=max_length)
+    cuts = [texts[begin : begin + WINDOW] for begin in range(0, max(1, len(texts)), WINDOW)]
     windows: list[NagPart] = []
 
     def tokenised() -> Iterator[NagPart]:
-        for begin in range(0, max(1, len(texts)), WINDOW):
-            tokens = encode_first(backbone.tokenizer, texts[begin : begin + WINDOW], max_length)
+        for tokens in map_ahead(lambda cut: encode_first(backbone.tokenizer, cut, max_length), cuts):
             windows.append(NagPart(tokens, {neurons: spec}))
             yield windows[-1]
 
-    with Prefetch(tokenised(), depth=1) as ahead:
-        for _ in nag_steps(backbone, {neurons: spec}, batch_tokens).run(ahead):
-            pass
+    for _ in nag_steps(backbone, {neurons: spec}, batch_tokens).run(tokenised()):
+        pass
     parts = [NagBatch(part.nags[neurons], lengths(part.tokens), spec) for part in windows]
     return parts[0] if len(parts) == 1 else NagBatch.concatenate(parts)
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Prefetch(Generic[T]):
@@ -55,6 +56,21 @@ class Prefetch(Generic[T]):
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+
+def map_ahead(call: Callable[[T], R], items: Iterable[T], depth: int = 1) -> Iterator[R]:
+    """call(item) for each item in order, in a thread that is at most `depth` items ahead.
+
+    The items themselves are taken in the caller's thread: an iterator of somebody else's may want that.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class Background:

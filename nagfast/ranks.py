@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from nagfast import env
@@ -69,6 +70,12 @@ class Rank:
         It holds only before the library's first batch, and for the whole process.
         """
         os.environ.setdefault("RAYON_NUM_THREADS", str(max(1, env.cpu_count() // self.local_world_size)))
+
+    def own_file(self, path: Path) -> Path:
+        """The file of this process where each writes one: scores.parquet -> scores-00000-of-00002.parquet."""
+        if self.alone:
+            return path
+        return path.with_name(f"{path.stem}-{self.rank:05d}-of-{self.world_size:05d}{path.suffix}")
 
     def describe(self) -> str:
         """`part 1 of 2`."""

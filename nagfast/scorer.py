@@ -12,7 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nagfast.errors import ArgumentError
+from nagfast.extraction import extract
+from nagfast.overlap import map_ahead
+from nagfast.prefix import Ints, encode_first
 from nagfast.search.neighbors import BANDWIDTH
+from nagfast.similarities import Similarities, SimilarityPart
 from nagfast.targets import TargetProfile
 
 if TYPE_CHECKING:
@@ -50,17 +54,9 @@ class Scorer:
         self.backbone = backbone
         self.profile = profile
         self.batch_tokens = batch_tokens
-        spec = profile.spec
-        own = backbone.spec(
-            top_k=spec.top_k,
-            neuron_type=spec.neuron_type,
-            impact=spec.impact,
-            reduction=spec.reduction,
-            max_length=spec.max_length,
-        )
-        spec.require_same_identity(own, "the profile", "the backbone")
+        self._similarities = Similarities(backbone, {"the target": profile})
         if nearest is not None:
-            nearest.require_comparable(spec, "the profile")
+            nearest.require_comparable(profile.spec, "the profile")
             nearest = nearest.to(backbone.device)
         self.index = nearest
 
@@ -73,8 +69,16 @@ class Scorer:
         Raises:
             ArgumentError: a single string instead of several, or a text that is not a string.
         """
-        parts = [self.profile.similarity(nags) for nags in self._nags(texts)]
-        return np.concatenate(parts) if parts else np.zeros(0)
+        done: dict[int, npt.NDArray[np.float64]] = {}
+        for part in self._similarities.steps(self.batch_tokens).run(self._parts(texts)):
+            done[part.number] = part.similarities[:, 0]
+        return np.concatenate([done[n] for n in range(len(done))]) if done else np.zeros(0)
+
+    def _parts(self, texts: Iterable[str]) -> Iterator[_Chunk]:
+        length = self.profile.spec.max_length
+        tokenised = map_ahead(lambda chunk: encode_first(self.backbone.tokenizer, chunk, length), _checked(texts))
+        for number, tokens in enumerate(tokenised):
+            yield _Chunk(number, tokens)
 
     def score_with_nearest(
         self, texts: Iterable[str], *, k: int = 1, aggregate: str = "max", bandwidth: float = BANDWIDTH
@@ -99,12 +103,8 @@ class Scorer:
         return np.concatenate(similarity), np.concatenate(near)
 
     def _nags(self, texts: Iterable[str]) -> Iterator[NagBatch]:
-        from nagfast.extraction import extract
-
-        if isinstance(texts, str):
-            raise ArgumentError("texts: got one string; give a list or an iterator of strings")
         spec = self.profile.spec
-        for chunk in _chunks(texts):
+        for chunk in _checked(texts):
             yield extract(
                 chunk,
                 self.backbone,
@@ -115,6 +115,20 @@ class Scorer:
                 reduction=spec.reduction,
                 batch_tokens=self.batch_tokens,
             )
+
+
+class _Chunk(SimilarityPart):
+    """Some of the texts."""
+
+    def __init__(self, number: int, tokens: list[Ints]) -> None:
+        super().__init__(tokens, 1)
+        self.number = number
+
+
+def _checked(texts: Iterable[str]) -> Iterator[list[str]]:
+    if isinstance(texts, str):
+        raise ArgumentError("texts: got one string; give a list or an iterator of strings")
+    yield from _chunks(texts)
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -7,21 +7,19 @@ document without a NAG has distance 1.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from nagfast import ops
 from nagfast.errors import ArgumentError
+from nagfast.profile_tables import profile_tables, similarities_of_nags
 from nagfast.score_file import ScoreFile
 from nagfast.store import NagStore, StoreBatch
-from nagfast.targets import TargetProfile, rows_in_order, stack_tables
+from nagfast.targets import TargetProfile
 
 DISTANCE = "nag_distance"
 ROWS = 65_536
@@ -44,33 +42,6 @@ class ScoreSummary:
     """Largest distance per column."""
     notes: tuple[str, ...]
     """Differences between profiles and stores that are allowed but worth knowing."""
-
-
-class _Table:
-    """Profiles of one K (at most ops.MAX_PROFILES), side by side."""
-
-    def __init__(self, columns: Sequence[int], profiles: Sequence[TargetProfile]) -> None:
-        self.columns = list(columns)
-        self.first = profiles[0]
-        self.table, self.denominators = stack_tables(profiles)
-
-    def distances(self, batch: StoreBatch, threads: int | None, backend: str) -> npt.NDArray[np.float64]:
-        """float64 [n, P]."""
-        nags = batch.nags.with_top_k(self.first.spec.top_k)
-        sums = ops.score(rows_in_order(nags.indices), self.table, threads=threads, backend=backend)
-        return 1.0 - sums / self.denominators
-
-
-def _tables(profiles: Sequence[TargetProfile]) -> list[_Table]:
-    by_k: dict[int, list[int]] = defaultdict(list)
-    for column, profile in enumerate(profiles):
-        by_k[profile.spec.top_k].append(column)
-    found = []
-    for columns in by_k.values():
-        for start in range(0, len(columns), ops.MAX_PROFILES):
-            part = columns[start : start + ops.MAX_PROFILES]
-            found.append(_Table(part, [profiles[c] for c in part]))
-    return found
 
 
 def distance_columns(names: Sequence[str]) -> list[str]:
@@ -109,14 +80,12 @@ def score_store(
     names = distance_columns(list(profiles))
     notes = _check(stores, profiles)
     fields = [pa.field(name, pa.float64()) for name in names]
-    tables, lows, highs = _tables(targets), np.full(len(names), np.nan), np.full(len(names), np.nan)
+    tables, lows, highs = profile_tables(targets), np.full(len(names), np.nan), np.full(len(names), np.nan)
     documents = empty = 0
     top_k = max(t.spec.top_k for t in targets)
-    with ScoreFile(out, stores, fields, _record(profiles, notes)) as file:
+    with ScoreFile(out, stores, fields, profiles_record(profiles, notes)) as file:
         for batch in _batches(stores, targets[0].spec.neuron_type, top_k, rows):
-            distances = np.empty((len(batch.nags), len(names)))
-            for table in tables:
-                distances[:, table.columns] = table.distances(batch, threads, backend)
+            distances = 1.0 - similarities_of_nags(tables, batch.nags.indices, threads, backend)
             if len(distances):
                 lows, highs = np.fmin(lows, distances.min(axis=0)), np.fmax(highs, distances.max(axis=0))
             documents += len(distances)
@@ -149,7 +118,8 @@ def _check(stores: Sequence[NagStore], profiles: Mapping[str, TargetProfile]) ->
     return list(dict.fromkeys(notes))
 
 
-def _record(profiles: Mapping[str, TargetProfile], notes: Sequence[str]) -> dict[str, Any]:
+def profiles_record(profiles: Mapping[str, TargetProfile], notes: Sequence[str]) -> dict[str, Any]:
+    """What a file of distances says of the profiles."""
     return {
         "profiles": {
             name: {"spec": p.spec.to_dict(), "num_targets": p.num_targets, "power": p.power, "provenance": p.provenance}

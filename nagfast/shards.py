@@ -178,6 +178,15 @@ def read_footer(path: Path) -> Shard:
     return Shard(path, rows, empty, specs, source, pa.schema([f for f in schema if f.name not in wanted]), pages)
 
 
+def common_field(name: str, kinds: set[pa.DataType]) -> pa.Field:
+    """A column of a type that all of these go into, text at worst; of nulls where there are none."""
+    each = [pa.schema([pa.field(name, kind)]) for kind in sorted(kinds or {pa.null()}, key=str)]
+    try:
+        return pa.unify_schemas(each, promote_options="permissive" if len(each) > 1 else "default").field(0)
+    except pa.ArrowException:
+        return pa.field(name, pa.string())
+
+
 def may_be_shard(path: Path) -> bool:
     """Whether a parquet file has the record of a shard, or is damaged beyond telling."""
     try:

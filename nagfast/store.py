@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nagfast import duck
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.manifest import local_folder, primary, read_manifest, shard_files
 from nagfast.schema import NagBatch, NagSpec
-from nagfast.shards import Shard, ShardReader, damaged, read_footer, require_spec
+from nagfast.shards import Shard, ShardReader, common_field, damaged, read_footer, require_spec
 from nagfast.store_writer import StoreWriter
 
 __all__ = ["NagStore", "StoreBatch", "StoreWriter", "open_many"]
@@ -107,15 +107,8 @@ class NagStore:
     def _unify(self) -> pa.Schema:
         """One type for each kept column: of JSON lines, one shard may hold integers and the next fractions or nulls."""
         fields = [pa.field("docid", pa.string()), pa.field("nag_tokens", pa.int32())]
-        for name in self.keep:
-            found = {shard.kept.field(name).type for shard in self._shards} or {pa.null()}
-            try:
-                options = "permissive" if len(found) > 1 else "default"
-                each = [pa.schema([pa.field(name, kind)]) for kind in sorted(found, key=str)]
-                fields.append(pa.unify_schemas(each, promote_options=options).field(0))
-            except pa.ArrowException:
-                fields.append(pa.field(name, pa.string()))
-        return pa.schema(fields)
+        kept = [common_field(name, {shard.kept.field(name).type for shard in self._shards}) for name in self.keep]
+        return pa.schema([*fields, *kept])
 
     def __len__(self) -> int:
         return sum(shard.rows for shard in self._shards)
@@ -204,6 +197,11 @@ class NagStore:
             pa.concat_tables(parts) if parts else pa.schema([self._side_schema.field(n) for n in names]).empty_table()
         )
 
+    @property
+    def kept_schema(self) -> pa.Schema:
+        """Names and types of the kept columns."""
+        return pa.schema([self._side_schema.field(name) for name in self.keep])
+
     def provenance(self) -> dict[str, Any]:
         """What outputs record of this store: path, counts, specs, and where its shards were made differently."""
         notes = []
@@ -284,7 +282,8 @@ class _Condition:
         """Try the condition on no rows, so that a wrong one is refused before anything is read."""
         self.where = where
         self._columns = schema.names
-        self._database = duckdb.connect(":memory:", config={"enable_external_access": "false"})
+        self._duckdb = duck.load()
+        self._database = self._duckdb.connect(":memory:", config={"enable_external_access": "false"})
         self.rows(schema.empty_table())
 
     def rows(self, table: pa.Table) -> npt.NDArray[np.int64]:
@@ -294,7 +293,7 @@ class _Condition:
             self._database.register("nags", numbered)
             found = self._database.execute(f"SELECT {_ROW} FROM nags WHERE ({self.where}\n)").fetchnumpy()
             return np.sort(np.asarray(found[_ROW], dtype=np.int64))
-        except (duckdb.Error, KeyError) as error:
+        except (self._duckdb.Error, KeyError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             columns = ", ".join(self._columns)
             raise ArgumentError(f"where: {self.where!r}: {first}; it is SQL over {columns}") from error

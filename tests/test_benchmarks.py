@@ -1,20 +1,23 @@
 """The harness: refuses wrong results, takes ratios pair by pair, writes whole records; every benchmark runs small."""
 
 import json
+import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nagfast import reference, reference_sets
-from nagfast.benchmarks import harness, nag_data, native, separation, shapes
+from nagfast.benchmarks import ceilings, documents, harness, nag_data, native, separation, shapes, tables
 from nagfast.benchmarks.__main__ import main
 from nagfast.benchmarks.baselines import gathered_similarity, pad_left
 
 FIELDS = {
     "benchmark", "variant", "baseline", "params", "date", "rounds", "repeats", "seconds", "samples", "rates", "bytes",
     "GB/s", "ratio", "check", "found", "input_sha256", "peak_rss_bytes", "notes", "machine",
+    "device", "error", "TFLOP/s", "ceilings", "mfu", "of_ceiling", "peak_device_bytes",
 }  # fmt: skip
 
 
@@ -57,7 +60,7 @@ def test_record_arithmetic(monkeypatch):
     assert slow["rates"]["documents/s"]["median"] == 1.0 and fast["rates"]["documents/s"]["median"] == 4.0
     assert slow["GB/s"] is None and fast["GB/s"]["median"] == 2.0
     assert {"cpu", "cores", "versions", "commit", "dirty"} <= set(fast["machine"])
-    text = harness.table([slow, fast])
+    text = tables.table([slow, fast])
     assert "4.00x" in text and "note: a note" in text and "overlap=0.5" in text
 
 
@@ -91,6 +94,79 @@ def test_surroundings_are_not_timed(monkeypatch):
     calls, benchmark = make(around={"slow": around})
     slow, _ = harness.run(benchmark, rounds=1, warmup=0)
     assert slow["samples"] == [0.125] and calls
+
+
+def test_a_variant_out_of_memory_is_reported_and_the_others_go_on():
+    import torch
+
+    def fails(_i):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    _, benchmark = make()
+    benchmark = replace(benchmark, variants={"slow": fails, "fast": benchmark.variants["fast"]})
+    for warmup in (0, 1):
+        slow, fast = harness.run(benchmark, rounds=2, warmup=warmup)
+        assert slow["error"] == "out of memory" and not slow["samples"] and not slow["rates"]
+        assert fast["error"] is None and len(fast["samples"]) == 2 and fast["ratio"] is None
+        assert "out of memory" in tables.table([slow, fast])
+    benchmark = replace(benchmark, variants={"slow": lambda _i: 1 / 0})
+    with pytest.raises(ZeroDivisionError):
+        harness.run(benchmark, rounds=1)
+
+
+def test_a_budget_ends_the_rounds():
+    _, benchmark = make()
+    slow, fast = harness.run(benchmark, rounds=5, warmup=0, budget=0.0)
+    assert slow["rounds"] == fast["rounds"] == 1
+
+
+def test_shares_of_what_the_device_reached():
+    _, benchmark = make()
+    benchmark = replace(
+        benchmark,
+        variants={"a": lambda _i: time.sleep(0.01)},
+        flops_per_call={"a": 1e9},
+        bytes_per_call={"a": 1e6},
+        ceilings={"a": {"TFLOP/s": 1.0, "GB/s": 0.1}},
+    )
+    (record,) = harness.run(benchmark, rounds=1)
+    seconds = record["seconds"]["median"]
+    assert record["mfu"] == pytest.approx(1e9 / seconds / 1e12)
+    assert record["of_ceiling"] == pytest.approx(1e6 / seconds / 1e9 / 0.1)
+    assert "MFU" in tables.table([record])
+
+
+def test_tables_fit_the_terminal_and_leave_empty_columns_out():
+    _, benchmark = make(params={f"setting_{i}": i for i in range(20)}, notes=["word " * 60])
+    text = tables.table(harness.run(benchmark, rounds=1))
+    assert max(map(len, text.splitlines())) <= 120
+    assert "MFU" not in text and "GB/s" not in text and "peak" not in text
+
+
+def test_ceilings_are_measured():
+    rates = ceilings.measured("cpu", "float32")
+    assert rates["TFLOP/s"] > 0 and rates["GB/s"] > 0
+    assert "TFLOP/s" not in ceilings.measured("cpu", "float8")
+
+
+def test_texts_have_the_tokens_they_promise():
+    from nagfast.benchmarks import engines
+
+    tokenizer = engines.bundled_tokenizer()
+    words = documents.one_token_words(tokenizer)
+    assert len(words) > 1000
+    sizes = [1, 7, 300]
+    for text, size in zip(documents.texts(sizes, words, 0), sizes, strict=True):
+        assert len(tokenizer.encode(text, add_special_tokens=False)) == size
+
+
+def test_lengths_of_documents():
+    assert set(documents.draw_sizes("512", 5, 300.0, 0)) == {512}
+    web, cut = documents.draw_sizes("web", 5000, 300.0, 0), documents.draw_sizes("web-120", 5000, 300.0, 0)
+    assert web.min() >= 1 and web.max() == 2048 and (np.minimum(web, 120) == cut).all()
+    a, b = documents.rotating(web[:50], 2, 100)
+    assert sorted(map(len, a)) == sorted(map(len, b)) == sorted(web[:50])
+    assert documents.mean_context(np.array([3, 1])) == (1 + 2 + 3 + 1) / 4
 
 
 def test_hash_depends_on_every_input():
@@ -164,7 +240,8 @@ def read_lines(folder):
 
 
 SMALL = {
-    "extract": "--shape tiny --documents 11 --rounds 2 --batch-tokens 300",
+    "extract": "--shape tiny --documents 11 --rounds 2 --batch-tokens 300 --variants padded padded-best hf hf-body "
+    "nagfast text allocator",
     "actgrad": "--shape tiny --layers 2 --documents 9 --rounds 2 --batch-tokens 300",
     "score": "--documents 300 --neurons 640 --targets 40 --rounds 2 --min-seconds 0",
     "topk": "--rows 20 --neurons 640 --rounds 2 --min-seconds 0",
@@ -182,8 +259,10 @@ def test_benchmarks_run_small(name, tmp_path, capsys):
     assert all(set(r) == FIELDS and r["benchmark"] == name and r["input_sha256"] for r in records)
     assert all(r["ratio"]["median"] > 0 for r in records)
     if name == "extract":
-        assert {r["params"]["lengths"] for r in records} == {"120", "web"}
+        assert {r["params"]["lengths"] for r in records} == {"120", "web-120"}
         assert all(r["check"]["overlap_float32"] >= 0.999 for r in records)
+        assert all(0 < r["mfu"] == r["of_ceiling"] for r in records)
+        assert sum("text to store" in r["variant"] for r in records) == 2
     assert "check" in capsys.readouterr().out
 
 
@@ -192,21 +271,23 @@ def test_bfloat16_runs_when_forced(tmp_path, monkeypatch):
     small = "extract --shape tiny --documents 3 --rounds 1 --lengths 120 --top-k 5"
     assert main([*small.split(), "--out", str(tmp_path / "a")]) == 0
     assert any("bfloat16 was not measured" in note for r in read_lines(tmp_path / "a") for note in r["notes"])
-    monkeypatch.setattr("nagfast.benchmarks.extract.BFLOAT16_OVERLAP", 0.5)  # of five neurons in a narrow random model
+    monkeypatch.setattr(
+        "nagfast.benchmarks.extract.OVERLAP", {"float32": 0.999, "bfloat16": 0.5}
+    )  # of five neurons in a narrow random model
     assert main([*small.split(), "--force-bfloat16", "--out", str(tmp_path / "b")]) == 0
     assert {r["variant"] for r in read_lines(tmp_path / "b")} >= {"nagfast float32", "nagfast bfloat16"}
 
 
 def test_extract_refuses_a_wrong_engine(tmp_path, monkeypatch, capsys):
-    from nagfast.benchmarks import extract
+    from nagfast.benchmarks import engines
 
-    right = extract.token_nags
+    right = engines.token_nags
 
     def wrong(*arguments):
         found = right(*arguments)
         return {name: (a + 1) % 192 for name, a in found.items()}
 
-    monkeypatch.setattr(extract, "token_nags", wrong)
+    monkeypatch.setattr(engines, "token_nags", wrong)
     code = main(f"extract --shape tiny --documents 3 --rounds 1 --out {tmp_path / 'out'}".split())
     assert code == 1 and not (tmp_path / "out").exists()
     assert "refused to time" in capsys.readouterr().err
