@@ -17,6 +17,7 @@ from nagfast.benchmarks import (  # noqa: F401 - registration
     native,
     nearest,
     separation,
+    sets,
     storage,
     summary,
     tokenize_text,

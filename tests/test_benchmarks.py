@@ -258,6 +258,8 @@ SMALL = {
     "score": "--documents 300 --neurons 640 --targets 40 --rounds 2 --min-seconds 0",
     "topk": "--rows 20 --neurons 640 --rounds 2 --min-seconds 0",
     "swiglu": "--documents 3 --length 40 --neurons 96 --rounds 2",
+    "sets": "--targets 2100 --queries 4 --candidates 30 --layers 3 --neurons 640 --rounds 2 --min-seconds 0",
+    "minhash": "--documents 60 --layers 3 --neurons 640 --rounds 2 --min-seconds 0",
     "store": "--documents 3000 --layers 3 --neurons 640 --rounds 2 --min-seconds 0",
     "select": "--documents 2000 --rounds 1 --text-bytes 10",
     "tokenize": "--documents 20 --characters 900 --rounds 2 --min-seconds 0",
