@@ -14,8 +14,11 @@ Reduction = Literal["mean_abs", "l2"]
 Indices = NDArray[np.uint16] | NDArray[np.uint32]
 FloatOrBfloat16 = NDArray[np.float32] | NDArray[np.uint16]
 
-def available_isas() -> list[str]:
-    """Return the instruction sets that this build and machine can run, slowest first."""
+def available_isas(sets: bool = False) -> list[str]:
+    """Return the instruction sets that this build and machine can run, slowest first.
+
+    sets: with those that only set similarity has code for ("vp2intersect").
+    """
 
 def resolve_isa(isa: str) -> str:
     """Return the instruction set that `isa` ("auto", "scalar", "avx2", "avx512") stands for."""
