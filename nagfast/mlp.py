@@ -17,7 +17,7 @@ from torch import nn
 from nagfast import ops, taps
 from nagfast.merging import merge
 
-Keep = Callable[[int, torch.Tensor], None]
+Keep = Callable[[int, ops.Impacts], None]
 
 
 class FusedMlps:
@@ -64,7 +64,7 @@ class FusedMlps:
         Args:
             cu_seqlens: int64 [n + 1] over the flattened tokens.
             reduction: mean_abs or l2.
-            keep: called with (layer, float32 [n, N]); None measures nothing.
+            keep: called with (layer, impacts [n, N], finished or not); None measures nothing.
             whole_last_layer: the last MLP's output is needed (it is not for fwd_up alone).
         """
         self.cu_seqlens, self.reduction, self.keep = cu_seqlens, reduction, keep
@@ -86,10 +86,12 @@ class FusedMlps:
             if last and not self.whole_last_layer:
                 if self.keep is not None:
                     up = self._product(flat, self.weights[layer][self.neurons :])
-                    self.keep(layer, ops.segment_impact(up, self.cu_seqlens, reduction=self.reduction))
+                    self.keep(layer, ops.segment_impact(up, self.cu_seqlens, reduction=self.reduction, finish=False))
                 return x
             gate_up = self._product(flat, self.weights[layer])
-            impacts = ops.swiglu_impact(gate_up, self.cu_seqlens, activation=mlp.activation, reduction=self.reduction)
+            impacts = ops.swiglu_impact(
+                gate_up, self.cu_seqlens, activation=mlp.activation, reduction=self.reduction, finish=False
+            )
             if self.keep is not None:
                 self.keep(layer, impacts)
             out: torch.Tensor = mlp.down(gate_up[:, : self.neurons])

@@ -7,6 +7,7 @@ from typing import Protocol, Self
 import torch
 
 from nagfast import ops
+from nagfast.plain import Norm
 
 
 class Product(Protocol):
@@ -17,6 +18,11 @@ class Product(Protocol):
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """The product of x [T, hidden]; `out` [T, rows] is memory that it may be put in."""
+
+    def after_norm(
+        self, x: torch.Tensor, residual: torch.Tensor | None, norm: Norm, normed: torch.Tensor, out: torch.Tensor
+    ) -> torch.Tensor:
+        """The product of the norm of residual + x, added in place (see ops.add_rms_norm); `normed` is memory too."""
 
     def tail(self, first: int) -> Product:
         """The product with the weight's rows from `first` on; shares the weight."""
@@ -38,6 +44,12 @@ class PlainProduct:
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """The product of x [T, hidden]; `out` [T, rows] is memory that it may be put in."""
         return ops.product(x, self.weight, self.bias, out=out)
+
+    def after_norm(
+        self, x: torch.Tensor, residual: torch.Tensor | None, norm: Norm, normed: torch.Tensor, out: torch.Tensor
+    ) -> torch.Tensor:
+        """The product of the norm of residual + x, added in place (see ops.add_rms_norm); `normed` is memory too."""
+        return self(ops.add_rms_norm(x, residual, norm.weight, norm.eps, out=normed), out)
 
     def tail(self, first: int) -> Self:
         """The product with the weight's rows from `first` on; shares the weight."""
@@ -65,7 +77,16 @@ class Float8Product:
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """The product of x [T, hidden] in out [T, rows]."""
-        self.multiply(*ops.quantize_rows(x), out)
+        return self._product(*ops.quantize_rows(x), out)
+
+    def after_norm(
+        self, x: torch.Tensor, residual: torch.Tensor | None, norm: Norm, normed: torch.Tensor, out: torch.Tensor
+    ) -> torch.Tensor:
+        """The product of the norm of residual + x, which leaves in float8: `normed` is not touched."""
+        return self._product(*ops.add_rms_norm_quantized(x, residual, norm.weight, norm.eps), out)
+
+    def _product(self, values: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        self.multiply(values, scales, out)
         return out if self.bias is None else out.add_(self.bias)
 
     def multiply(self, values: torch.Tensor, scales: torch.Tensor, out: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from nagfast import attention, ops
 from nagfast.merging import merge, merge_bias
 from nagfast.packing import PackedBatch
 from nagfast.placing import Documents, Placed, current, place
-from nagfast.plain import PlainLayer, PlainModel
+from nagfast.plain import Norm, PlainLayer, PlainModel
 from nagfast.products import PlainProduct, Product
 from nagfast.sinks import Measure, Sink
 
@@ -81,7 +81,7 @@ class _Step:
     documents: Documents
     reduction: str
     wanted: frozenset[str]
-    take: Callable[[str, int, torch.Tensor], None]
+    take: Callable[[str, int, ops.Impacts], None]
     """Called with (neuron type, layer, impacts)."""
     cos: torch.Tensor
     """[T, head_dim], contiguous."""
@@ -108,7 +108,7 @@ class FastTier:
         """Measure a batch of at least one document into a sink; neuron types of NEURON_TYPES only."""
         rows, wanted = slice(0, len(batch.rows)), frozenset(measure.neuron_types)
 
-        def take(neuron_type: str, layer: int, impacts: torch.Tensor) -> None:
+        def take(neuron_type: str, layer: int, impacts: ops.Impacts) -> None:
             if neuron_type in wanted:
                 sink.take(neuron_type, layer, rows, impacts)
 
@@ -130,30 +130,33 @@ class FastTier:
         last = len(self.products) - 1
         block: torch.Tensor | None = None  # what the last block gave, not yet in the residual
         for number, (layer, products) in enumerate(zip(self.model.layers, self.products, strict=True)):
-            normed = self._norm(block, residual, layer.input_norm.weight, layer.input_norm.eps)
-            block = self._attention(normed, layer, products, step)
+            qkv = self._after_norm(products.qkv, block, residual, layer.input_norm, "qkv")
+            block = self._attention(qkv, layer, products, step)
             if "att_o" in step.wanted:
                 self._measure("att_o", number, block, step)
             if number == last and step.wanted == {"att_o"}:
                 return
-            normed = self._norm(block, residual, layer.mlp_norm.weight, layer.mlp_norm.eps)
             if number == last and "fwd_down" not in step.wanted:
-                self._measure("fwd_up", number, self._product(products.up, normed, "gate_up"), step)
+                up = self._after_norm(products.up, block, residual, layer.mlp_norm, "gate_up")
+                self._measure("fwd_up", number, up, step)
                 return
-            block = self._mlp(normed, number, layer, products, step)
+            gate_up = self._after_norm(products.gate_up, block, residual, layer.mlp_norm, "gate_up")
+            block = self._mlp(gate_up, number, layer, products, step)
             if "fwd_down" in step.wanted:
                 self._measure("fwd_down", number, block, step)
 
-    def _norm(
-        self, block: torch.Tensor | None, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    def _after_norm(
+        self, product: Product, block: torch.Tensor | None, residual: torch.Tensor, norm: Norm, name: str
     ) -> torch.Tensor:
-        out = self.buffers.take("normed", residual.shape[0], residual.shape[1], residual)
+        """The last block goes into the residual, its norm into the product."""
+        normed = self.buffers.take("normed", residual.shape[0], residual.shape[1], residual)
+        out = self.buffers.take(name, residual.shape[0], product.rows, residual)
         if block is None:
-            return ops.add_rms_norm(residual, None, weight, eps, out=out)
-        return ops.add_rms_norm(block, residual, weight, eps, out=out)
+            return product.after_norm(residual, None, norm, normed, out)
+        return product.after_norm(block, residual, norm, normed, out)
 
-    def _attention(self, normed: torch.Tensor, layer: PlainLayer, products: LayerProducts, step: _Step) -> torch.Tensor:
-        qkv = self._product(products.qkv, normed, "qkv").unflatten(1, (-1, layer.head_dim))
+    def _attention(self, qkv: torch.Tensor, layer: PlainLayer, products: LayerProducts, step: _Step) -> torch.Tensor:
+        qkv = qkv.unflatten(1, (-1, layer.head_dim))
         query, key, value = qkv.split([layer.heads, layer.kv_heads, layer.kv_heads], dim=1)
         cos, sin = (step.cos, step.sin) if layer.rotary else (None, None)
         if layer.query_norm is None and layer.key_norm is None:
@@ -166,17 +169,16 @@ class FastTier:
         return self._product(products.out, mixed.flatten(1), "block")
 
     def _mlp(
-        self, normed: torch.Tensor, number: int, layer: PlainLayer, products: LayerProducts, step: _Step
+        self, gate_up: torch.Tensor, number: int, layer: PlainLayer, products: LayerProducts, step: _Step
     ) -> torch.Tensor:
-        gate_up = self._product(products.gate_up, normed, "gate_up")
         impacts = ops.swiglu_impact(
-            gate_up, step.documents.cu_seqlens, activation=layer.activation, reduction=step.reduction
+            gate_up, step.documents.cu_seqlens, activation=layer.activation, reduction=step.reduction, finish=False
         )
         step.take("fwd_up", number, impacts)
         return self._product(products.down, gate_up[:, : layer.neurons], "block")
 
     def _measure(self, neuron_type: str, number: int, x: torch.Tensor, step: _Step) -> None:
-        impacts = ops.segment_impact(x, step.documents.cu_seqlens, reduction=step.reduction)
+        impacts = ops.segment_impact(x, step.documents.cu_seqlens, reduction=step.reduction, finish=False)
         step.take(neuron_type, number, impacts)
 
     def _product(self, product: Product, x: torch.Tensor, name: str) -> torch.Tensor:
