@@ -337,8 +337,9 @@ def doctor(_config: configs.DoctorConfig) -> int:
     else:
         isas = ", ".join(extension.available_isas())
         say(f"extension nagfast._C: built; instruction sets here: {isas}; takes {extension.resolve_isa(ops.isa())}")
-    for op in ("swiglu_impact", "segment_impact", "topk", "count", "score"):
+    for op in ("swiglu_impact", "segment_impact", "topk", "add_rms_norm", "norm_rotary", "count", "score"):
         say(f"  {op}: {ops.resolve('auto')}")
+    say(f"  float32 products on the CPU: {'oneDNN' if env.mkl_leaves_avx512_idle() else 'as torch does them'}")
     dtype = "bfloat16" if torch.cuda.is_available() or env.has_bfloat16_matrix() else "float32"
     why = (
         "a GPU is there"
