@@ -18,6 +18,11 @@ namespace {
 // rows from memory.
 constexpr int64_t kHeapBytes = int64_t{32} << 20;
 constexpr int64_t kMostQueries = 65536;
+// Items whose sums are kept between two groups of layers: 640 bytes each.
+constexpr int64_t kBitTogether = 1024;
+
+// Rows of the next block that each item sends for at most.
+constexpr int64_t kMostSent = 64;
 
 int64_t queries_together(int64_t k) {
   const int64_t fitting = kHeapBytes / (k * static_cast<int64_t>(sizeof(NearestKey)));
@@ -101,42 +106,65 @@ class BitSearcher {
  public:
   BitSearcher(const BitTargets& targets, const NagView<Index>& queries, int64_t first_id, Isa isa)
       : targets_(targets),
-        queries_(queries),
         first_id_(first_id),
         find_lanes_(finder(isa)),
-        lists_(targets.layers(), targets.k()),
-        sums_(static_cast<size_t>(bit_planes(targets.layers() * targets.k()))) {
-    task_.planes = static_cast<int>(sums_.size());
-    task_.sums = sums_.data();
+        lists_(queries),
+        planes_(bit_planes(targets.layers() * targets.k())),
+        sums_(static_cast<size_t>(kBitTogether * planes_)) {
+    task_.planes = planes_;
     task_.mask = &mask_;
+  }
+
+  // Takes the queries [first, last), the only ones that are searched for until more are taken.
+  void take(int64_t first, int64_t last) {
+    first_taken_ = first;
+    lists_.take(last - first, [=](int64_t i) { return first + i; });
   }
 
   // Merges targets of a block into the results heap_of(query) of the queries of item_of(0..count).
   template <typename ItemOf, typename HeapOf>
   void search(int64_t block, int64_t count, const ItemOf& item_of, const HeapOf& heap_of) {
+    if (count == 0) return;
+    block_ = block;
     task_.rows = targets_.rows(block);
     ids_ = targets_.ids(block);
+    next_ = targets_.begin(block + 1);
+    next_end_ = targets_.begin(block + 2);
+    share_ = std::min((next_end_ - next_ + count - 1) / count, kMostSent);
     lowest_ = targets_.lowest_id(block) + first_id_;
-    for (int64_t i = 0; i < std::min(kBitBatch, count); ++i) send_for(item_of(i).query);
-    int64_t numbers[kBitBatch];
-    for (int64_t start = 0; start < count; start += kBitBatch) {
-      const int64_t size = std::min(kBitBatch, count - start);
-      for (int64_t i = 0; i < size; ++i) numbers[i] = item_of(start + i).query;
-      lists_.take(queries_, numbers, size);
-      lists_.look_up(targets_.map(block), targets_.neurons());
+    for (int64_t start = 0; start < count; start += kBitTogether) {
+      const int64_t size = std::min(kBitTogether, count - start);
+      if (first_taken_ < 0) lists_.take(size, [&](int64_t i) { return item_of(start + i).query; });
+      open_.resize(static_cast<size_t>(size));
+      int64_t bounds = 0;
       for (int64_t i = 0; i < size; ++i) {
-        task_.list = lists_.list(i);
-        task_.count = lists_.padded(i);
-        task_.next = lists_.list(i + 1);
-        task_.next_count = i + 1 < size ? lists_.rows(i + 1) : 0;
-        if (start + kBitBatch + i < count) send_for(item_of(start + kBitBatch + i).query);
-        offer(item_of(start + i), lists_.rows(i), heap_of(numbers[i]));
+        const BitItem item = item_of(start + i);
+        const int64_t bound = bound_to_enter(heap_of(item.query).worst(), lowest_);
+        open_[static_cast<size_t>(i)] = {item, i, bound};
+        bounds += bound;
       }
+      const int64_t split = layers_before_check(bounds / size);
+      if (split > 0) add_layers(0, split, heap_of);
+      add_layers(split, targets_.layers(), heap_of);
     }
   }
 
  private:
   using Finder = bool (*)(const BitTask&);
+
+  // An item that may still find something.
+  struct Open {
+    BitItem item;
+    int64_t place;  // of its sums
+    int64_t bound;  // the least sum that counts
+  };
+
+  // Once fewer rows are left than the bound asks for, most blocks are out of the question: none of their lanes has
+  // reached what is missing. An eighth of the bound is enough to tell. 0 where too little would be left to save.
+  int64_t layers_before_check(int64_t bound) const {
+    const int64_t left = bound * 7 / 8 / targets_.k();
+    return left * 4 < targets_.layers() ? 0 : targets_.layers() - left;
+  }
 
   static Finder finder(Isa isa) {
     switch (isa) {
@@ -151,20 +179,51 @@ class BitSearcher {
     }
   }
 
-  // Sends for a query of the next batch.
-  NAGFAST_ALWAYS_INLINE void send_for(int64_t query) const {
-    const Index* indices = queries_.document(query);
-    for (int64_t l = 0; l < queries_.layers; ++l) NAGFAST_PREFETCH(indices + l * queries_.layer_stride);
+  // Adds the layers [start, end) to the sums of the open items and keeps those that can still reach their bound.
+  template <typename HeapOf>
+  void add_layers(int64_t start, int64_t end, const HeapOf& heap_of) {
+    const bool whole = end == targets_.layers();
+    const int64_t left = (targets_.layers() - end) * targets_.k();
+    task_.fresh = start == 0;
+    size_t kept = 0;
+    int64_t places[kBitBatch];
+    for (size_t from = 0; from < open_.size(); from += kBitBatch) {
+      const size_t size = std::min<size_t>(kBitBatch, open_.size() - from);
+      for (size_t i = 0; i < size; ++i) {
+        const Open& open = open_[from + i];
+        places[i] = first_taken_ < 0 ? open.place : open.item.query - first_taken_;
+      }
+      lists_.look_up(targets_.map(block_), targets_.neurons(), start, end, places, static_cast<int64_t>(size));
+      for (size_t i = 0; i < size; ++i) {
+        const Open open = open_[from + i];
+        task_.list = lists_.list(static_cast<int64_t>(i));
+        task_.count = lists_.padded(static_cast<int64_t>(i));
+        task_.bound = std::max<int64_t>(0, open.bound - left);
+        if (start == 0) send_for_next();
+        task_.sums = sums_.data() + (whole && start == 0 ? 0 : open.place) * planes_;
+        task_.first_word = open.item.first / 64;
+        task_.last_word = (open.item.last + 63) / 64;
+        if (!find_lanes_(task_)) continue;
+        if (whole) {
+          offer(open.item, heap_of(open.item.query));
+        } else {
+          open_[kept++] = open;
+        }
+      }
+    }
+    open_.resize(kept);
   }
 
-  // Merges the targets of an item's lanes into the results of its query, whose rows the task holds.
-  void offer(const BitItem& item, int64_t rows, NearestHeap heap) {
-    task_.bound = bound_to_enter(heap.worst(), lowest_);
-    task_.first_word = item.first / 64;
-    task_.last_word = (item.last + 63) / 64;
-    if (task_.bound > rows || !find_lanes_(task_)) return;
+  // Sends for a share of the next block.
+  NAGFAST_ALWAYS_INLINE void send_for_next() {
+    const BitRow* end = std::min(next_ + share_, next_end_);
+    for (; next_ < end; ++next_) NAGFAST_PREFETCH(next_);
+  }
+
+  // Merges the targets of an item's lanes in the mask into the results of its query.
+  void offer(const BitItem& item, NearestHeap heap) {
     restrict_to(item.first, item.last, mask_);
-    if (task_.bound == 0) keep_largest(sums_.data(), task_.planes, heap.k, mask_);
+    if (task_.bound == 0) keep_largest(task_.sums, planes_, heap.k, mask_);
     for (int w = task_.first_word; w < task_.last_word; ++w) {
       for (uint64_t word = mask_.words[w]; word != 0; word &= word - 1) {
         const int bit = lowest_bit(word);
@@ -178,20 +237,26 @@ class BitSearcher {
 
   int64_t sum_of(int word, int bit) const {
     uint64_t sum = 0;
-    for (size_t p = 0; p < sums_.size(); ++p) sum |= (sums_[p].words[word] >> bit & 1) << p;
+    for (int p = 0; p < planes_; ++p) sum |= (task_.sums[p].words[word] >> bit & 1) << p;
     return static_cast<int64_t>(sum);
   }
 
   const BitTargets& targets_;
-  const NagView<Index>& queries_;
-  const int64_t first_id_;
+  int64_t first_id_;
   const Finder find_lanes_;
   RowLists<Index> lists_;
-  std::vector<BitRow> sums_;
+  const int planes_;
+  std::vector<BitRow> sums_;  // [kBitTogether, planes_]
+  std::vector<Open> open_;
   BitRow mask_;
   BitTask task_{};
+  int64_t first_taken_ = -1;  // -1: every search takes its own queries
+  int64_t block_ = 0;
   const int64_t* ids_ = nullptr;
   int64_t lowest_ = 0;
+  const BitRow* next_ = nullptr;  // [next_, next_end_): of the next block, not yet sent for
+  const BitRow* next_end_ = nullptr;
+  int64_t share_ = 0;
 };
 
 namespace {
@@ -250,6 +315,7 @@ void BitTargets::search(const NagView<Index>& queries, const NearestResults& res
   require_documents("queries", queries, neurons_, threads);
   for_batches(queries, results, threads, [&](int64_t start, int64_t end, const auto& heap) {
     BitSearcher<Index> searcher(*this, queries, first, isa);
+    searcher.take(start, end);
     for (size_t block = 0; block < blocks_.size(); ++block) {
       const auto item = [&](int64_t i) { return BitItem{start + i, 0, blocks_[block].lanes}; };
       searcher.search(static_cast<int64_t>(block), end - start, item, heap);

@@ -30,15 +30,14 @@ constexpr int bit_planes(int64_t most) {
   return planes;
 }
 
-// Not owned.
+// Some rows to be added to the sums of one query. Not owned.
 struct BitTask {
   const BitRow* rows;     // of the block; the first is all zero
   const uint32_t* list;   // [count]: the rows to add, as bytes from `rows`; count is a multiple of kBitGroup
   int64_t count;
-  const uint32_t* next;   // [next_count]: rows of the query after this one, to be sent for
-  int64_t next_count;
   int first_word;         // words [first_word, last_word) of the rows are wanted
   int last_word;
+  bool fresh;             // the sums start at zero, whatever they hold
   int64_t bound;          // lanes with at least this sum are wanted; it fits the planes
   int planes;
   BitRow* sums;           // [planes], written

@@ -38,6 +38,23 @@ struct Bits {
 
 }  // namespace
 
-bool find_lanes_avx512(const BitTask& task) { return find_lanes<Bits>(task); }
+bool find_lanes_avx512(const BitTask& task) {
+  switch (task.planes) {
+    case 6:
+      return find_lanes_held<Bits, 6>(task);
+    case 7:
+      return find_lanes_held<Bits, 7>(task);
+    case 8:
+      return find_lanes_held<Bits, 8>(task);
+    case 9:
+      return find_lanes_held<Bits, 9>(task);
+    case 10:
+      return find_lanes_held<Bits, 10>(task);
+    case 11:
+      return find_lanes_held<Bits, 11>(task);
+    default:
+      return find_lanes<Bits>(task);
+  }
+}
 
 }  // namespace nagfast

@@ -18,7 +18,7 @@ namespace nagfast {
 namespace {
 
 // Rows sent for ahead of their addition: far enough for the last-level cache, near enough to stay in the first.
-constexpr int64_t kAhead = 64;
+constexpr int64_t kAhead = 32;
 constexpr int64_t kRows = 2 * kBitGroup;  // added together where there are as many
 
 // Adds 2 << (Level + 1) rows to sums[0..Level]; returns the two carries into sums[Level + 1].
@@ -108,24 +108,42 @@ template <typename Set>
 bool find_lanes(const BitTask& task) {
   const int first = task.first_word / Set::kWords * Set::kWords;
   const int last = task.last_word;
-  for (int64_t j = 0; j < kAhead && j < task.next_count; ++j) {
-    NAGFAST_PREFETCH(reinterpret_cast<const char*>(task.rows) + task.next[j]);
-  }
-  for (int word = first; word < last; word += Set::kWords) {
+  for (int word = first; task.fresh && word < last; word += Set::kWords) {
     for (int p = 0; p < task.planes; ++p) Set::store(task.sums[p].words + word, Set::zero());
   }
-  // Once the rows left are fewer than the bound, most blocks are out of the question: none of their lanes has reached
-  // what is missing. An eighth of the bound is enough to tell.
-  int64_t start = 0;
-  const int64_t checked = (task.count - task.bound * 7 / 8) / kRows * kRows;
-  const int64_t missing = task.bound - (task.count - checked);
-  if (checked > 0 && missing > 0) {
-    add_rows<Set>(task, 0, checked, first, last);
-    if (!mark_lanes<Set>(task, missing, first, last)) return false;
-    start = checked;
-  }
-  add_rows<Set>(task, start, task.count, first, last);
+  add_rows<Set>(task, 0, task.count, first, last);
   return mark_lanes<Set>(task, task.bound, first, last);
+}
+
+// The same for sets whose vectors hold a whole row and which have registers for `Planes` planes: the sums stay there.
+template <typename Set, int Planes>
+bool find_lanes_held(const BitTask& task) {
+  typename Set::Word sums[Planes];
+  for (int p = 0; p < Planes; ++p) sums[p] = task.fresh ? Set::zero() : Set::load(task.sums[p].words);
+  const char* rows = reinterpret_cast<const char*>(task.rows);
+  for (int64_t i = 0; i < task.count;) {
+    if (i + kAhead + kRows <= task.count) {
+      for (int64_t j = 0; j < kRows; ++j) NAGFAST_PREFETCH(rows + task.list[i + kAhead + j]);
+    }
+    typename Set::Word carry;
+    if (i + kRows <= task.count) {
+      carry = Set::add(sums[4], Tree<Set, 3>::add(rows, task.list + i, sums));
+      i += kRows;
+    } else {
+      carry = Set::add(sums[3], Tree<Set, 2>::add(rows, task.list + i, sums));
+      const typename Set::Word old = sums[4];
+      sums[4] = Set::differ(old, carry);
+      carry = Set::both(old, carry);
+      i += kBitGroup;
+    }
+    for (int p = 5; p < Planes; ++p) {
+      const typename Set::Word old = sums[p];
+      sums[p] = Set::differ(old, carry);
+      carry = Set::both(old, carry);
+    }
+  }
+  for (int p = 0; p < Planes; ++p) Set::store(task.sums[p].words, sums[p]);
+  return mark_lanes<Set>(task, task.bound, 0, kBitWords);
 }
 
 }  // namespace

@@ -56,6 +56,11 @@ class BitTargets {
   }
   const int64_t* ids(int64_t block) const { return ids_.data() + block * kBitLanes; }
   int64_t lowest_id(int64_t block) const { return blocks_[static_cast<size_t>(block)].lowest_id; }
+  // Everything that is read of a block: its map and its rows; nothing for a block that there is none of.
+  const BitRow* begin(int64_t block) const {
+    const auto number = static_cast<size_t>(block);
+    return memory_rows_ + (number < blocks_.size() ? blocks_[number].map : row_count_);
+  }
   const BitRow* rows(int64_t block) const { return memory_rows_ + blocks_[static_cast<size_t>(block)].row; }
 
   // Merges every target, under the id of its row + first, into the results of each query. Throws

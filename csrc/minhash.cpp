@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <type_traits>
 #include <vector>
 
 #include "parallel.h"
@@ -35,18 +36,21 @@ bool read_elements(const MinhashTask<Index>& task, int64_t d, std::vector<uint32
     require_all_sentinel(nags, d);
     return false;
   }
-  Index largest = 0;
+  // The sign says whether one was out of range: a subtraction, unlike a comparison of 16 bits, is one for every vector.
+  using Wide = std::conditional_t<sizeof(Index) == 2, int32_t, int64_t>;
+  const Wide limit = static_cast<Wide>(std::min<int64_t>(task.neurons - 1, nags.kSentinel));
+  Wide beyond = 0;
   uint32_t* at = elements.data();
   for (int64_t l = 0; l < nags.layers; ++l) {
     const Index* row = nags.document(d) + l * nags.layer_stride;
     const uint32_t base = static_cast<uint32_t>(l * task.neurons);
     for (int64_t i = 0; i < nags.k; ++i) {
-      largest = std::max(largest, row[i]);
+      beyond |= limit - static_cast<Wide>(row[i]);
       at[i] = base + row[i];
     }
     at += nags.k;
   }
-  if (static_cast<int64_t>(largest) >= task.neurons) refuse_index(nags, d, task.neurons);
+  if (beyond < 0) refuse_index(nags, d, task.neurons);
   std::fill(at, elements.data() + elements.size(), at[-1]);
   return true;
 }

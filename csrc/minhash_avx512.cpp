@@ -26,17 +26,24 @@ void mix(uint32_t* h, int64_t n) {
   }
 }
 
-uint32_t smallest(__m512i x) {
-  uint32_t lanes[kWidth];
-  _mm512_storeu_si512(lanes, x);
-  uint32_t best = lanes[0];
-  for (int i = 1; i < kWidth; ++i) best = lanes[i] < best ? lanes[i] : best;
-  return best;
+// Half of each vector's lanes folded onto the other half, the halves side by side: low lanes of a, then of b.
+__m512i fold_pair(__m512i a, __m512i b, __m512i low, __m512i high) {
+  return _mm512_min_epu32(_mm512_permutex2var_epi32(a, low, b), _mm512_permutex2var_epi32(a, high, b));
 }
 
-// kCount permutations at a time: an element loaded once serves them all.
+// out[v] = the smallest lane of x[v]: four times two vectors are folded into one, which leaves one lane of each.
+void smallest_of_16(__m512i* x, uint32_t* out) {
+  const __m512i low = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i high = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  for (int count = 8; count > 0; count /= 2) {
+    for (int v = 0; v < count; ++v) x[v] = fold_pair(x[2 * v], x[2 * v + 1], low, high);
+  }
+  _mm512_storeu_si512(out, x[0]);
+}
+
+// kCount permutations at a time: an element loaded once serves them all. Leaves the least of each lane.
 template <int kCount>
-void least_of(const uint32_t* mixed, int64_t n, const uint32_t* a, const uint32_t* b, uint32_t* out) {
+void least_of(const uint32_t* mixed, int64_t n, const uint32_t* a, const uint32_t* b, __m512i* out) {
   __m512i factor[kCount];
   __m512i offset[kCount];
   __m512i best[kCount];
@@ -52,13 +59,27 @@ void least_of(const uint32_t* mixed, int64_t n, const uint32_t* a, const uint32_
       best[k] = _mm512_min_epu32(best[k], value);
     }
   }
-  for (int k = 0; k < kCount; ++k) out[k] = smallest(best[k]);
+  for (int k = 0; k < kCount; ++k) out[k] = best[k];
 }
 
 void least(const uint32_t* mixed, int64_t n, const uint32_t* a, const uint32_t* b, int64_t count, uint32_t* out) {
+  __m512i best[16];
   int64_t k = 0;
-  for (; k + 8 <= count; k += 8) least_of<8>(mixed, n, a + k, b + k, out + k);
-  for (; k < count; ++k) least_of<1>(mixed, n, a + k, b + k, out + k);
+  for (; k + 16 <= count; k += 16) {
+    least_of<8>(mixed, n, a + k, b + k, best);
+    least_of<8>(mixed, n, a + k + 8, b + k + 8, best + 8);
+    smallest_of_16(best, out + k);
+  }
+  if (k == count) return;
+  uint32_t rest[16];
+  for (int64_t j = 0; j < 16; ++j) {
+    // The last permutation stands in for those there are none of.
+    const int64_t taken = k + j < count ? k + j : count - 1;
+    if (k + j < count) least_of<1>(mixed, n, a + taken, b + taken, best + j);
+    else best[j] = best[j - 1];
+  }
+  smallest_of_16(best, rest);
+  for (int64_t j = 0; k + j < count; ++j) out[k + j] = rest[j];
 }
 
 }  // namespace

@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "prefetch.h"
-
 namespace nagfast {
 namespace {
 
@@ -32,52 +30,49 @@ void append_four(const uint32_t* map, const uint32_t* indices, uint32_t* list, i
   for (int j = 0; j < 4; ++j) append(map, indices[j], list, count);
 }
 
+
+// Room for so many entries in an odd number of cache lines, so that the lists of a batch do not meet in a few sets of
+// the cache.
+int64_t odd_lines(int64_t entries) {
+  constexpr int64_t kPerLine = kLine / sizeof(uint32_t);
+  return ((entries + kPerLine - 1) / kPerLine | 1) * kPerLine;
+}
+
 }  // namespace
 
 template <typename Index>
-RowLists<Index>::RowLists(int64_t layers, int64_t k)
-    : layers_(layers),
-      k_(k),
-      stride_(layers * k + kBitGroup),
-      taken_(static_cast<size_t>(kBitBatch * layers * k)),
+RowLists<Index>::RowLists(const NagView<Index>& queries)
+    : queries_(queries),
+      stride_(odd_lines(queries.layers * queries.k + kBitGroup)),
       lists_(static_cast<size_t>(kBitBatch * stride_)) {}
 
 template <typename Index>
-void RowLists<Index>::take(const NagView<Index>& queries, const int64_t* numbers, int64_t size) {
-  size_ = size;
-  for (int64_t i = 0; i < size; ++i) {
-    empty_[i] = queries.starts_with_sentinel(numbers[i]);
-    const Index* from = queries.document(numbers[i]);
-    Index* to = taken_.data() + i * k_;
-    for (int64_t l = 0; l < layers_; ++l, from += queries.layer_stride, to += size * k_) {
-      std::memcpy(to, from, static_cast<size_t>(k_) * sizeof(Index));
-    }
-  }
-}
-
-template <typename Index>
-void RowLists<Index>::look_up(const uint32_t* map, int64_t neurons) {
-  std::fill(counts_, counts_ + size_, int64_t{0});
+void RowLists<Index>::look_up(const uint32_t* map, int64_t neurons, int64_t start, int64_t end, const int64_t* places,
+                              int64_t size) {
+  const int64_t k = queries_.k;
+  std::fill(counts_, counts_ + size, int64_t{0});
   const int64_t map_bytes = neurons * static_cast<int64_t>(sizeof *map);
-  const int64_t share = (map_bytes / kLine + size_ - 1) / size_ * kLine;  // of the next layer's map, sent for by each
-  const Index* indices = taken_.data();
-  for (int64_t l = 0; l < layers_; ++l, map += neurons) {
-    const int64_t more = l + 1 < layers_ ? map_bytes : 0;
-    for (int64_t i = 0; i < size_; ++i, indices += k_) {
-      if (empty_[i]) continue;
-      const char* following = reinterpret_cast<const char*>(map + neurons);
+  const int64_t share = (map_bytes / kLine + size - 1) / size * kLine;  // of the next layer's map, sent for by each
+  map += start * neurons;
+  for (int64_t l = start; l < end; ++l, map += neurons) {
+    const int64_t more = l + 1 < end ? map_bytes : 0;
+    const char* following = reinterpret_cast<const char*>(map + neurons);
+    const Index* layer = taken_.data() + l * size_ * k;
+    for (int64_t i = 0; i < size; ++i) {
       for (int64_t byte = i * share; byte < std::min((i + 1) * share, more); byte += kLine) {
         NAGFAST_PREFETCH(following + byte);
       }
+      const Index* indices = layer + places[i] * k;
+      if (empty_[static_cast<size_t>(places[i])]) continue;
       uint32_t* rows = lists_.data() + i * stride_;
       int64_t count = counts_[i];
       int64_t j = 0;
-      for (; j + 4 <= k_; j += 4) append_four(map, indices + j, rows, count);
-      for (; j < k_; ++j) append(map, indices[j], rows, count);
+      for (; j + 4 <= k; j += 4) append_four(map, indices + j, rows, count);
+      for (; j < k; ++j) append(map, indices[j], rows, count);
       counts_[i] = count;
     }
   }
-  for (int64_t i = 0; i < size_; ++i) {
+  for (int64_t i = 0; i < size; ++i) {
     uint32_t* rows = lists_.data() + i * stride_;
     std::fill(rows + counts_[i], rows + padded(i), 0u);
   }

@@ -65,7 +65,10 @@ void score_block(const ScoreTask<Index, Count>& task, int64_t first, int64_t las
   std::fill(rows + count, rows + count + kScoreAhead, rows[count - 1]);
   for (int64_t l = 0; l < nags.layers; ++l) {
     const Count* table = task.table + l * task.neurons * task.profiles;
-    Set::add_layer(ScoreLayer<Index, Count>{rows, count, l * nags.layer_stride, nags.k, table, task.profiles});
+    const uintptr_t ahead = reinterpret_cast<uintptr_t>(nags.document(first)) +
+                            static_cast<uintptr_t>((last - first) * nags.document_stride) * sizeof(Index) +
+                            static_cast<uintptr_t>(64 * l * count);
+    Set::add_layer(ScoreLayer<Index, Count>{rows, count, l * nags.layer_stride, nags.k, table, task.profiles, ahead});
   }
 }
 

@@ -51,6 +51,7 @@ struct ScoreLayer {
   int64_t k;
   const Count* table;  // [neurons, profiles]
   int64_t profiles;
+  uintptr_t ahead;     // address of what the documents send for, a cache line each: the block after this one
 };
 
 // What an instruction set provides: the largest of n entries (0 for none), and sums += the table rows of one layer.

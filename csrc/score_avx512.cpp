@@ -65,9 +65,11 @@ uint16_t largest_avx512(const uint16_t* entries, int64_t n) {
   __m512i best = _mm512_setzero_si512();
   int64_t i = 0;
   for (; i + 32 <= n; i += 32) best = _mm512_max_epu16(best, _mm512_loadu_si512(entries + i));
-  uint16_t lanes[32];
-  _mm512_storeu_si512(lanes, best);
-  const uint16_t found = largest_of(lanes, 32);
+  // The position of a minimum of the complements gives the maximum of 8 in one instruction.
+  const __m256i quarter = _mm256_max_epu16(_mm512_castsi512_si256(best), _mm512_extracti64x4_epi64(best, 1));
+  const __m128i eighth = _mm_max_epu16(_mm256_castsi256_si128(quarter), _mm256_extracti128_si256(quarter, 1));
+  const __m128i least = _mm_minpos_epu16(_mm_xor_si128(eighth, _mm_set1_epi32(-1)));
+  const uint16_t found = static_cast<uint16_t>(~_mm_cvtsi128_si32(least));
   const uint16_t rest = largest_of(entries + i, n - i);
   return found > rest ? found : rest;
 }

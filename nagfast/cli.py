@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, quiet, debug = (arguments.pop(name) for name in ("command", "quiet", "debug"))
     command = " ".join(filter(None, [command, arguments.pop("verb", None)]))
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "transformers", "filelock", "urllib3"):
+    for noisy in ("httpx", "transformers", "filelock", "urllib3", "faiss"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if rest and command != "bench":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

@@ -200,12 +200,17 @@ def index_build(config: configs.IndexBuildConfig) -> int:
         seed=config.seed,
         threads=config.threads,
         queries=queries,
+        sketch=config.sketch,
+        threshold=config.threshold,
+        num_perm=config.num_perm,
     )
     index.save(config.out, overwrite=config.overwrite)
     found = index.record.parameters
     say(f"{config.out}: {len(index):,} targets, {index.method}, {index.spec.describe()}")
     if "recall" in found:
         say(f"recall@{found['recall_at']} {index.recall:.4f}, asked for {config.recall}")
+    if "threshold" in found:
+        say(f"near-duplicates only: Jaccard similarity of {found['threshold']} and above")
     return 0
 
 
@@ -235,6 +240,8 @@ def index_query(config: configs.IndexQueryConfig) -> int:
         say(f"{config.out}: the {config.k} nearest of {len(index):,} targets for {summary.rows:,} documents")
     if summary.empty:
         say(f"without a NAG: {summary.empty:,} documents, similarity 0")
+    if summary.alone:
+        say(f"nothing found: {summary.alone:,} {'targets' if config.reverse else 'documents, similarity 0'}")
     return 0
 
 
@@ -330,8 +337,9 @@ def doctor(_config: configs.DoctorConfig) -> int:
     else:
         isas = ", ".join(extension.available_isas())
         say(f"extension nagfast._C: built; instruction sets here: {isas}; takes {extension.resolve_isa(ops.isa())}")
-    for op in ("swiglu_impact", "segment_impact", "topk", "count", "score"):
+    for op in ("swiglu_impact", "segment_impact", "topk", "add_rms_norm", "norm_rotary", "count", "score"):
         say(f"  {op}: {ops.resolve('auto')}")
+    say(f"  float32 products on the CPU: {'oneDNN' if env.mkl_leaves_avx512_idle() else 'as torch does them'}")
     dtype = "bfloat16" if torch.cuda.is_available() or env.has_bfloat16_matrix() else "float32"
     why = (
         "a GPU is there"

@@ -308,7 +308,13 @@ class IndexBuildConfig:
     k: int = option(10)
     """Neighbours that the recall is measured at."""
     queries: str | None = option(None)
-    """NAG store of documents like those to come, to tune ivf on (default: the targets themselves)."""
+    """NAG store of documents like those to come, to tune ivf or faiss on (default: the targets themselves)."""
+    sketch: str | None = option(None, choices=(None, "pq", "simhash"))  # type: ignore[arg-type]
+    """Of faiss: pq (vectors in 256 bytes) or simhash (bits, in a binary index) (default: pq)."""
+    threshold: float | None = option(None)
+    """Of minhash: Jaccard similarity below which targets are not returned (default: 0.8)."""
+    num_perm: int | None = option(None)
+    """Of minhash: values in a signature (default: 128)."""
     where: str | None = option(None)
     """SQL condition over docid, nag_tokens and the kept columns that picks the target documents."""
     neuron_type: str | None = option(None, choices=(None, *NEURON_TYPES))  # type: ignore[arg-type]

@@ -10,15 +10,27 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
-
-import duckdb
+from typing import TYPE_CHECKING, Any, cast
 
 from nagfast import env
-from nagfast.errors import ArgumentError, NagfastError
+from nagfast.errors import ArgumentError, MissingDependencyError, NagfastError
 from nagfast.files import make_folder
 
+if TYPE_CHECKING:
+    import duckdb
+
 _MEMORY = re.compile(r"\d+(\.\d+)?\s*[KMGT]i?B", re.IGNORECASE)
+
+
+def load() -> Any:
+    """The module duckdb, imported when it is needed: a machine that has torch alone extracts, profiles and scores."""
+    try:
+        import duckdb
+    except ImportError:
+        raise MissingDependencyError(
+            "selecting, and filtering by --where, need duckdb, which is not installed: pip install duckdb"
+        ) from None
+    return duckdb
 
 
 # --- SQL --------------------------------------------------------------------------------------------------------------
@@ -61,12 +73,13 @@ class Session:
             raise ArgumentError(f"--memory-limit: got {memory_limit!r}; give a number and a unit, such as 4GB")
         if threads is not None and threads < 1:
             raise ArgumentError(f"--threads: got {threads}; use at least 1")
+        self._duckdb = load()
         beside = Path(tempfile.gettempdir()) / "nagfast" if beside is None else beside
         make_folder(beside.parent)
         self.beside = beside
         self.folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}.spill-{os.getpid()}-", dir=beside.parent))
         self._numbers = itertools.count()
-        self.connection = duckdb.connect(":memory:")
+        self.connection = self._duckdb.connect(":memory:")
         limit = memory_limit.strip() if memory_limit else f"{env.memory_budget() // 1024} KiB"
         self.run(f"SET memory_limit={literal(limit)}")
         self.run(f"SET temp_directory={literal(str(self.folder / 'duckdb'))}")
@@ -90,12 +103,12 @@ class Session:
         """
         try:
             return self.connection.execute(sql)
-        except duckdb.OutOfMemoryException as error:
+        except self._duckdb.OutOfMemoryException as error:
             raise NagfastError(
                 f"memory: the limit was not enough ({first_line(error)}); raise --memory-limit, or free disk space "
                 f"beside {self.beside} for what is spilled"
             ) from error
-        except duckdb.Error as error:
+        except self._duckdb.Error as error:
             raise NagfastError(f"data: {first_line(error)}") from error
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:

@@ -69,7 +69,7 @@ class ScoreFile:
 
 
 def _kept(stores: Sequence[NagStore], fields: Sequence[pa.Field]) -> pa.Schema:
-    kept = [store.table(store.keep, where="false").schema.remove(0) for store in stores]
+    kept = [store.kept_schema for store in stores]
     try:
         schema = pa.unify_schemas(kept, promote_options="permissive")
     except pa.ArrowException as error:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from nagfast import duck
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.manifest import local_folder, primary, read_manifest, shard_files
 from nagfast.schema import NagBatch, NagSpec
@@ -197,6 +197,11 @@ class NagStore:
             pa.concat_tables(parts) if parts else pa.schema([self._side_schema.field(n) for n in names]).empty_table()
         )
 
+    @property
+    def kept_schema(self) -> pa.Schema:
+        """Names and types of the kept columns."""
+        return pa.schema([self._side_schema.field(name) for name in self.keep])
+
     def provenance(self) -> dict[str, Any]:
         """What outputs record of this store: path, counts, specs, and where its shards were made differently."""
         notes = []
@@ -277,7 +282,8 @@ class _Condition:
         """Try the condition on no rows, so that a wrong one is refused before anything is read."""
         self.where = where
         self._columns = schema.names
-        self._database = duckdb.connect(":memory:", config={"enable_external_access": "false"})
+        self._duckdb = duck.load()
+        self._database = self._duckdb.connect(":memory:", config={"enable_external_access": "false"})
         self.rows(schema.empty_table())
 
     def rows(self, table: pa.Table) -> npt.NDArray[np.int64]:
@@ -287,7 +293,7 @@ class _Condition:
             self._database.register("nags", numbered)
             found = self._database.execute(f"SELECT {_ROW} FROM nags WHERE ({self.where}\n)").fetchnumpy()
             return np.sort(np.asarray(found[_ROW], dtype=np.int64))
-        except (duckdb.Error, KeyError) as error:
+        except (self._duckdb.Error, KeyError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             columns = ", ".join(self._columns)
             raise ArgumentError(f"where: {self.where!r}: {first}; it is SQL over {columns}") from error

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nagfast import env, ops, reference
+from nagfast.arrays import read_header
 from nagfast.duck import Session, identifier
 from nagfast.errors import ArgumentError, NagfastError, SpecMismatchError
 from nagfast.files import atomic_path
@@ -337,24 +338,17 @@ def _provenance(rows: int, documents: int, **more: Any) -> dict[str, Any]:
 def _member(archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     """One array, whose header must say what is expected before anything is allocated."""
     with archive.open(f"{name}.npy") as handle:
-        found_shape, found_dtype = _header(handle)
-        if found_dtype != dtype or found_shape != shape:
-            raise ArgumentError(f"{name} is {found_dtype} {list(found_shape)}, not {dtype} {list(shape)}: damaged")
+        found = read_header(handle)
+        if found.dtype != dtype or found.shape != shape:
+            raise ArgumentError(f"{name} is {found.dtype} {list(found.shape)}, not {dtype} {list(shape)}: damaged")
     with archive.open(f"{name}.npy") as handle:
         return np.asarray(np.lib.format.read_array(handle, allow_pickle=False))
 
 
 def _text(archive: zipfile.ZipFile, name: str) -> str:
     with archive.open(f"{name}.npy") as handle:
-        shape, dtype = _header(handle)
+        shape, _, dtype = read_header(handle)
         if shape != () or dtype.kind != "U" or dtype.itemsize > 4 * MAX_JSON:
             raise ArgumentError(f"{name} is {dtype} {list(shape)}, not one string: damaged")
     with archive.open(f"{name}.npy") as handle:
         return str(np.lib.format.read_array(handle, allow_pickle=False))
-
-
-def _header(handle: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(handle)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(handle)
-    return tuple(shape), dtype

@@ -23,7 +23,7 @@ LAYERS = [
         "manifest",
         "shards",
     }
-    | {"store_writer", "store", "interchange", "duck", "relations", "similarity", "minhash"},
+    | {"arrays", "store_writer", "store", "interchange", "duck", "relations", "similarity", "minhash"},
     {
         "placing",
         "sinks",

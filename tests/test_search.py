@@ -282,6 +282,30 @@ def test_wrong_arguments_are_named(options, message):
         NearestTargets.build(clustered(20)).search(clustered(2), 0)
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("exact", {"sketch": "pq"}), ("ivf", {"num_perm": 64}), ("faiss", {"threshold": 0.5}), ("auto", {"sketch": "pq"})],
+)
+def test_options_of_another_method_are_refused(method, options):
+    with pytest.raises(
+        ArgumentError, match=f"{next(iter(options))}: got .* with method .*; only (faiss|minhash) has it"
+    ):
+        NearestTargets.build(clustered(20), method=method, **options)
+
+
+def test_options_of_a_method_reach_it(tmp_path):
+    index = NearestTargets.build(clustered(200), method="minhash", threshold=0.3, num_perm=64)
+    assert {k: index.record.parameters[k] for k in ("threshold", "num_perm")} == {"threshold": 0.3, "num_perm": 64}
+    assert index.record.options["threshold"] == 0.3
+    pytest.importorskip("faiss")
+    index = NearestTargets.build(clustered(200), method="faiss", sketch="simhash", queries=clustered(50, 1))
+    assert index.record.parameters["kind"] == "simhash"
+    assert index.record.parameters["recall_queries"] == "given"
+    index.save(tmp_path / "i")
+    found = NearestTargets.open(tmp_path / "i").search(clustered(30, 2), 3)
+    same((found.counts, found.ids), tuple(getattr(index.search(clustered(30, 2), 3), n) for n in ("counts", "ids")))
+
+
 def test_more_neighbours_than_targets_are_missing():
     found = NearestTargets.build(clustered(3)).search(clustered(2, 1), 5)
     assert (found.ids[:, 3:] == -1).all()

@@ -72,6 +72,22 @@ def test_recall_is_what_was_asked_for(built):
     assert json.loads(json.dumps(built.parameters)) == built.parameters
 
 
+def test_recall_is_stated_for_the_queries_given():
+    """Queries unlike the targets are harder; what is stated holds for them."""
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(5)
+    far = np.argsort(rng.random((300, 4, N)), axis=2)[:, :, :16].astype(np.uint16)
+    options = BuildOptions(recall=0.9, k=5, threads=1)
+    index = FaissIndex.build(TARGETS, N, options, sample=far)
+    assert index.parameters["recall_queries"] == "given"
+    least = reference_sets.nearest(far, TARGETS, N, 5)[0][:, -1]
+    shares = (index.search(far, 5)[0] >= least[:, None]).mean(axis=1)
+    assert abs(shares.mean() - index.parameters["recall"]) < 0.05
+    plain = FaissIndex.build(TARGETS, N, options)
+    assert plain.parameters["recall_queries"] == "targets"
+    assert plain.parameters["candidates"] < index.parameters["candidates"]
+
+
 def test_threads_and_batches_do_not_show(built):
     counts, ids = built.search(QUERIES, 5, threads=1)
     for threads in (2, 3):
@@ -199,6 +215,41 @@ def test_gpu_index_to_and_from_files():
     assert faiss_gpu.to_cpu(faiss, "simhash", "i") == ("index_binary_gpu_to_cpu", "i")
     assert faiss_gpu.to_gpu(faiss, "pq", "i") == ("index_cpu_to_gpu", "resources", 0, "i")
     assert faiss_gpu.to_gpu(faiss, "simhash", "i") == ("index_binary_cpu_to_gpu", "resources", 0, "i")
+
+
+def on_gpu(structure, documents, kind="pq"):
+    """An index of 512 dimensions whose FAISS part only notes how it is searched."""
+    seen = []
+
+    def search(vectors, count, **options):
+        seen.append((count, {k: vars(v) for k, v in options.items()}))
+        return np.zeros((len(vectors), count)), np.tile(np.arange(count), (len(vectors), 1))
+
+    parameters = {"kind": kind, "structure": structure, "dimensions": 512, "seed": 0, "probes": 1}
+    nags = np.repeat(TARGETS[:1], documents, axis=0)
+    weights = faiss_index.sketch_weights(TARGETS, N)
+    index = FaissIndex(nags, weights, SimpleNamespace(search=search), parameters | {"candidates": 100, "recall_at": 5})
+    return index, seen
+
+
+@pytest.mark.parametrize(
+    ("structure", "k", "asked"), [("gpu-flat", 7, 140), ("gpu-cagra", 5, 100), ("gpu-flat", 500, 2048)]
+)
+def test_a_gpu_search_asks_for_what_faiss_can_give(structure, k, asked, monkeypatch):
+    """FAISS selects up to 2,048 on a GPU; the candidate list of a graph search must be as long as its result."""
+    fake = FakeFaiss()
+    fake.omp_get_max_threads, fake.omp_set_num_threads = (lambda: 1), (lambda n: None)
+    fake.SearchParametersCagra = SimpleNamespace
+    monkeypatch.setitem(sys.modules, "faiss", fake)
+    index, seen = on_gpu(structure, 3000)
+    counts, ids = index.search(QUERIES[:4], k)
+    assert counts.shape == ids.shape == (4, k)
+    assert seen == [(asked, {"params": {"itopk_size": 128}} if structure == "gpu-cagra" else {})]
+
+
+def test_memory_of_a_gpu_index_is_known_without_asking_it():
+    assert on_gpu("gpu-flat", 10)[0].bytes == 10 * (4 * 512 + 8)
+    assert on_gpu("gpu-flat", 10, "simhash")[0].bytes == 10 * (512 // 8 + 8)
 
 
 def test_an_index_made_on_a_gpu_serves_without_one(tmp_path):

@@ -1,7 +1,12 @@
 """Near-duplicates by MinHash: exact results, bands as datasketch chooses them, exchange with datasketch."""
 
+import contextlib
 import json
+import shutil
+import socket
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -149,7 +154,7 @@ def test_lean_minhashes_compare_with_minhashes():
 
 
 def test_storage_settings_reach_datasketch(monkeypatch):
-    """A storage that stands in for Redis: no server was ever tried."""
+    """Names and settings, seen by a storage that stands in for Redis."""
     lsh = pytest.importorskip("datasketch.lsh")
     storage = pytest.importorskip("datasketch.storage")
     seen = []
@@ -176,6 +181,44 @@ def test_storage_settings_reach_datasketch(monkeypatch):
     (_, first), *_ = minhash_export.to_lean_minhashes(index.signatures(targets[:1]), ["query"], 1)
     assert "doc-0" in table.query(first)
     assert "doc-70" not in table
+
+
+@pytest.fixture
+def redis_port(tmp_path):
+    """A Redis server of its own, which keeps nothing."""
+    pytest.importorskip("redis")
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.05)
+            yield port
+        finally:
+            process.terminate()
+
+
+def test_redis_holds_what_memory_holds(redis_port):
+    pytest.importorskip("datasketch")
+    targets = collection()
+    index = MinHashIndex.build(targets, N, OPTIONS)
+    names = [f"doc-{i}" for i in range(len(targets))]
+    config = {"type": "redis", "basename": b"targets", "redis": {"host": "127.0.0.1", "port": redis_port}}
+    stored, held = index.to_lsh(names, storage=config), index.to_lsh(names)
+    for name, signature in minhash_export.to_lean_minhashes(index.signatures(targets), names, 1):
+        if name not in ("doc-70", "doc-130"):
+            assert set(stored.query(signature)) == set(held.query(signature))
+            assert name in stored.query(signature)
+    import redis
+
+    assert redis.Redis(port=redis_port).dbsize() > len(targets)
 
 
 def test_index_works_without_datasketch_and_the_exchange_says_what_to_install(monkeypatch):

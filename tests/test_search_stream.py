@@ -167,6 +167,23 @@ def test_every_method_goes_through_the_command_line(tmp_path, pool, targets, cap
     assert pq.read_table(tmp_path / "r.parquet").num_rows == 40
 
 
+def test_options_of_a_method_on_the_command_line(tmp_path, pool, targets, capsys, caplog):
+    _, found = pool
+    near = store(tmp_path / "targets", targets)
+    build = ("index", "build", near.path, "--out", tmp_path / "i", "--overwrite")
+    assert run(*build, "--method", "faiss", "--sketch", "simhash", "--queries", found.path) == 0
+    assert "recall@10" in capsys.readouterr().out
+    assert NearestTargets.open(tmp_path / "i").record.parameters["recall_queries"] == "given"
+    assert not [r for r in caplog.records if r.name.startswith("faiss") and r.levelname == "INFO"]
+    assert run(*build, "--method", "minhash", "--threshold", 0.9, "--num-perm", 64) == 0
+    assert "Jaccard similarity of 0.9 and above" in capsys.readouterr().out
+    assert run("index", "query", tmp_path / "i", found.path, "--out", tmp_path / "n.parquet") == 0
+    without = sum(not row for row in pq.read_table(tmp_path / "n.parquet")["nearest"].to_pylist())
+    assert f"nothing found: {without} documents, similarity 0" in capsys.readouterr().out
+    assert run(*build, "--method", "exact", "--threshold", 0.9) == 2
+    assert "threshold: got 0.9 with method exact" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -19,6 +19,10 @@ from nagfast.search.bits import BitRows
 SAMPLE_PER_LIST = 64
 ITERATIONS = 8
 ROUNDS = 8
+MOVES = 6
+"""At most so often, prototypes that are hardly missed are moved to documents that none is near to."""
+NEIGHBORS = 8
+"""Documents that make a new prototype."""
 SETTLED = 0.01
 """Share of the sample that still moves when training stops."""
 
@@ -46,7 +50,8 @@ def cluster(nags: Array, num_neurons: int, lists: int, *, seed: int = 0, threads
         threads: CPU threads, default all.
     """
     rng = np.random.default_rng(seed)
-    limit = max(4 * -(-len(nags) // lists), 8)
+    mean = max(-(-len(nags) // lists), 2)
+    limit = 4 * mean
     members = _divide(nags, np.arange(len(nags)), num_neurons, lists, rng, threads)
     final: list[Array] = []
     while members:
@@ -54,10 +59,10 @@ def cluster(nags: Array, num_neurons: int, lists: int, *, seed: int = 0, threads
         if len(rows) <= limit:
             final.append(rows)
             continue
-        parts = _divide(nags, rows, num_neurons, -(-len(rows) // (limit // 2)), rng, threads)
+        parts = _divide(nags, rows, num_neurons, -(-len(rows) // mean), rng, threads)
         # Documents that are all alike cannot be told apart: cut them to length.
         even = len(parts) == 1 or max(map(len, parts)) > 0.9 * len(rows)
-        members += np.array_split(rows, -(-len(rows) // (limit // 2))) if even else parts
+        members += np.array_split(rows, -(-len(rows) // mean)) if even else parts
     final.sort(key=lambda rows: int(rows[0]))
     assignment = np.empty(len(nags), np.int32)
     for number, rows in enumerate(final):
@@ -109,9 +114,23 @@ def _divide(
 
 
 def _train(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, threads: int | None) -> Array:
-    prototypes = _start(nags, num_neurons, lists, rng, threads)
+    """Prototypes of a sample (uint16 or uint32 [lists, L, K])."""
+    prototypes = _settle(nags, _start(nags, num_neurons, lists, rng, threads), num_neurons, ITERATIONS, rng, threads)
+    for _ in range(MOVES):
+        moved = _move(nags, prototypes, num_neurons, rng, threads)
+        if moved == 0:
+            break
+        prototypes = _settle(nags, prototypes, num_neurons, 2, rng, threads)
+    return prototypes
+
+
+def _settle(
+    nags: Array, prototypes: Array, num_neurons: int, iterations: int, rng: np.random.Generator, threads: int | None
+) -> Array:
+    """Alternate assignment and modes until few documents still move."""
+    lists = len(prototypes)
     before = np.full(len(nags), -1, np.int32)
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         assignment, _ = _assign(nags, np.arange(len(nags)), prototypes, num_neurons, threads)
         if (assignment != before).mean() <= SETTLED:
             break
@@ -121,6 +140,43 @@ def _train(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, 
         found[unused] = nags[np.sort(rng.choice(len(nags), int(unused.sum()), replace=False))]
         prototypes = found
     return prototypes
+
+
+def _move(nags: Array, prototypes: Array, num_neurons: int, rng: np.random.Generator, threads: int | None) -> int:
+    """Move prototypes, in place, to where they win more neurons in common than they lose; how many moved.
+
+    k-modes alone keeps what its starting points gave it: two prototypes share one cluster, and the documents of
+    others are heaped upon a list whose prototype is what is frequent everywhere.
+    """
+    lists = len(prototypes)
+    counts, near = BitRows(prototypes, num_neurons).search(nags, 2, threads=threads)
+    covered = counts[:, 0]
+    # What its documents lose when each of them goes to its second nearest prototype.
+    losses = np.bincount(near[:, 0], weights=covered - counts[:, 1], minlength=lists)
+    wanted = min(max(lists // 4, 1), len(nags))
+    worst = np.argsort(covered, kind="stable")[: max(len(nags) // 4, wanted)]
+    fresh = _among_neighbors(nags, np.sort(rng.choice(worst, wanted, replace=False)), num_neurons, rng, threads)
+    nearest, shared = _assign(nags, np.arange(len(nags)), fresh, num_neurons, threads)
+    gains = np.bincount(nearest, weights=np.maximum(shared - covered, 0), minlength=wanted)
+    best, least = np.argsort(-gains, kind="stable"), np.argsort(losses, kind="stable")[:wanted]
+    swaps = int((gains[best[: len(least)]] > losses[least]).sum())
+    prototypes[least[:swaps]] = fresh[best[:swaps]]
+    return swaps
+
+
+def _among_neighbors(
+    nags: Array, rows: Array, num_neurons: int, rng: np.random.Generator, threads: int | None
+) -> Array:
+    """The prototype of each document and its nearest neighbours among a quarter of all.
+
+    A document alone shares less with its cluster than what is frequent everywhere does.
+    """
+    part = np.sort(rng.choice(len(nags), -(-len(nags) // 4), replace=False))
+    pool = np.ascontiguousarray(nags[part])
+    _, found = BitRows(pool, num_neurons).search(nags[rows], min(NEIGHBORS, len(pool)), threads=threads)
+    of_row = np.repeat(np.arange(len(rows), dtype=np.int32), found.shape[1] + 1)
+    members = np.concatenate([nags[rows][:, None], pool[found]], axis=1).reshape(-1, *nags.shape[1:])
+    return modes(members, of_row, len(rows), num_neurons, threads)
 
 
 def _start(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, threads: int | None) -> Array:

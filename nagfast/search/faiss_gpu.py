@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+MOST_NEIGHBOURS = 2048  # what FAISS selects on a GPU for one query
 BRUTE_FORCE_BYTES = 4 << 30  # vectors up to this size are searched through and through, larger sets by a graph
 
 
@@ -26,6 +27,18 @@ def make_index(faiss: Any, kind: str, dimensions: int, documents: int) -> tuple[
     if documents * dimensions * 4 > BRUTE_FORCE_BYTES and hasattr(faiss, "GpuIndexCagra"):
         return faiss.GpuIndexCagra(resources, dimensions, faiss.METRIC_INNER_PRODUCT), "gpu-cagra"
     return faiss.GpuIndexFlat(resources, dimensions, faiss.METRIC_INNER_PRODUCT), "gpu-flat"
+
+
+def search_options(faiss: Any, structure: str, count: int) -> dict[str, Any]:
+    """Further arguments of a search for `count` neighbours.
+
+    A graph search keeps a list of candidates, 64 by default, that must not be shorter than the result.
+    """
+    if structure != "gpu-cagra":
+        return {}
+    parameters = faiss.SearchParametersCagra()
+    parameters.itopk_size = -(-count // 32) * 32  # cuVS rounds it up to warps
+    return {"params": parameters}
 
 
 def to_cpu(faiss: Any, kind: str, index: Any) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nagfast import ops, similarity
+from nagfast.arrays import read_array
 from nagfast.errors import ArgumentError, NagfastError, missing
 from nagfast.search import faiss_gpu
 from nagfast.search.base import BuildOptions, Found
@@ -66,7 +67,7 @@ class FaissIndex:
         nags: target NAGs (uint16 or uint32 [n, L, K]), kept for re-ranking.
         weights: sketch weight of each neuron (float32 [L, N]).
         index: FAISS index over the sketches.
-        parameters: kind, structure, dimensions, seed, probes, candidates, recall_at, recall.
+        parameters: kind, structure, dimensions, seed, recall_at, and what tuning settled (search/faiss_tuning.py).
     """
 
     method: ClassVar[str] = "faiss"
@@ -78,7 +79,15 @@ class FaissIndex:
         self.parameters = parameters
 
     @classmethod
-    def build(cls, nags: Array, num_neurons: int, options: BuildOptions, kind: str = "pq") -> Self:
+    def build(
+        cls,
+        nags: Array,
+        num_neurons: int,
+        options: BuildOptions,
+        *,
+        kind: str = "pq",
+        sample: Array | None = None,
+    ) -> Self:
         """Build from target NAGs (uint16 or uint32 [n, L, K], n at least 1).
 
         Args:
@@ -86,6 +95,8 @@ class FaissIndex:
             num_neurons: N.
             options: recall and k to tune to, seed, threads.
             kind: pq or simhash.
+            sample: queries like those to come (uint16 or uint32 [q, L, K]); default some of the targets, each without
+                finding itself.
         """
         faiss = import_faiss()
         if kind not in DIMENSIONS:
@@ -98,7 +109,7 @@ class FaissIndex:
             index, structure = _empty_index(faiss, kind, len(nags))
             self = cls(nags, weights, index, parameters | {"structure": structure, "probes": 1, "candidates": 1})
             self._fill(faiss, options)
-        self.parameters |= tune(self, options)
+        self.parameters |= tune(self, options, sample)
         return self
 
     def _fill(self, faiss: Any, options: BuildOptions) -> None:
@@ -128,9 +139,16 @@ class FaissIndex:
     @property
     def bytes(self) -> int:
         """Memory taken beside the NAGs: codes and row numbers; what FAISS adds for its lists and tables is left out."""
-        code = getattr(self.index, "sa_code_size", None)  # binary indexes have code_size
-        per_target = int(code() if code is not None else self.index.code_size) + 8
-        return per_target * len(self.nags)
+        kind, dimensions = self.parameters["kind"], self.parameters["dimensions"]
+        whole = dimensions // 8 if kind == "simhash" else dimensions * 4
+        coded = kind == "pq" and self.parameters["structure"] == "ivf"
+        return (int(self.index.sa_code_size()) if coded else whole) * len(self.nags) + 8 * len(self.nags)
+
+    @property
+    def most(self) -> int:
+        """Candidates that a search can ask for."""
+        on_gpu = self.parameters["structure"].startswith("gpu")
+        return min(len(self.nags), faiss_gpu.MOST_NEIGHBOURS) if on_gpu else len(self.nags)
 
     def candidates(
         self, queries: Array, count: int, probes: int, threads: int | None = None
@@ -148,10 +166,12 @@ class FaissIndex:
         """
         faiss = import_faiss()
         vectors = self._vectors(queries, threads)
+        structure = self.parameters["structure"]
         with faiss_threads(faiss, threads):
-            if self.parameters["structure"] == "ivf":
+            if structure == "ivf":
                 self.index.nprobe = probes
-            _, found = self.index.search(vectors, count)
+            options = faiss_gpu.search_options(faiss, structure, count)
+            _, found = self.index.search(vectors, count, **options)
         rows = found.astype(np.int64)
         return rows, similarity.candidates(queries, self.nags, rows, num_neurons=self.num_neurons, threads=threads)
 
@@ -166,7 +186,7 @@ class FaissIndex:
             raise ArgumentError(f"k: got {k}; use at least 1")
         p = self.parameters
         # Beyond the k that it was tuned for, as many candidates a neighbour.
-        count = min(len(self.nags), max(k, p["candidates"], -(-p["candidates"] * k // p["recall_at"])))
+        count = min(self.most, max(k, p["candidates"], -(-p["candidates"] * k // p["recall_at"])))
         counts = np.full((len(queries), k), -1, np.int32)
         ids = np.full((len(queries), k), -1, np.int64)
         for first in range(0, len(queries), ROWS):
@@ -197,7 +217,7 @@ class FaissIndex:
         faiss = import_faiss()
         _check_parameters(parameters, folder)
         try:
-            weights = np.load(folder / WEIGHTS_FILE, allow_pickle=False)
+            weights = read_array(folder / WEIGHTS_FILE)
             read = faiss.read_index_binary if parameters["kind"] == "simhash" else faiss.read_index
             index = read(str(folder / INDEX_FILE))
         except (OSError, ValueError, RuntimeError) as error:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nagfast.arrays import read_array
 from nagfast.errors import ArgumentError, NagfastError
 from nagfast.files import atomic_path, atomic_write_text, clean_temporaries, make_folder, write_error
 from nagfast.schema import NagSpec
@@ -146,7 +147,7 @@ def read_targets(folder: Path, record: IndexRecord) -> tuple[npt.NDArray[Any], p
     """
     spec = record.spec
     try:
-        nags = np.load(folder / NAGS, mmap_mode="r", allow_pickle=False)
+        nags = read_array(folder / NAGS, mapped=True)
         docids = pq.read_table(folder / DOCIDS, columns=["docid"])["docid"]
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise _damaged(folder, str(error).splitlines()[0] if str(error) else type(error).__name__) from error

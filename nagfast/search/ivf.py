@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from nagfast.arrays import read_array
 from nagfast.errors import NagfastError
 from nagfast.search.base import Array, BuildOptions, Found
 from nagfast.search.bits import BitRows
 from nagfast.search.clusters import Clusters, cluster
-from nagfast.search.recall import Sample, without_self
+from nagfast.search.recall import Sample, mean_and_error, queries_were, reaches, samples
 
 QUERIES = 1000
 """Sample queries to settle the probes, and as many again to state the recall."""
@@ -81,30 +82,25 @@ class IvfIndex:
         return self._fine.search_lists(queries, lists.astype(np.int32), k, threads=threads)
 
     def _tune(self, nags: Array, options: BuildOptions, sample: Array | None) -> None:
-        queries, own = _sample(nags, sample, options.seed)
         k = min(options.k, len(nags))
-        whole = self._fine.search(queries, k + 1, threads=options.threads)
-        exact = Sample(queries, own, without_self(whole, own, k))
-        half = (len(queries) + 1) // 2
-        tuning, stating = exact.part(slice(0, half)), exact.part(slice(half, None))
+        tuning, stating = samples(self._fine, sample, k, 2 * QUERIES, options)
 
         def recall(part: Sample, probes: int) -> tuple[float, float]:
             """Mean over the queries, and its standard error."""
-            each = part.recalls(self.search_probing(part.queries, k + 1, probes, threads=options.threads))
-            return float(each.mean()), float(each.std() / math.sqrt(len(each)))
+            found = self.search_probing(part.queries, k + 1, probes, threads=options.threads)
+            return mean_and_error(part.recalls(found))
 
         def enough(probes: int) -> bool:
-            mean, error = recall(tuning, probes)
-            return mean - error >= options.recall or mean == 1.0
+            return reaches(*recall(tuning, probes), options.recall)
 
         probes = _fewest(enough, len(self.clusters.prototypes))
-        stated = recall(stating if len(stating.queries) else tuning, probes)
+        stated = recall(stating, probes)
         self.parameters |= {
             "probes": probes,
             "recall": stated[0],
             "recall_error": stated[1],
             "recall_at": k,
-            "recall_queries": "given" if sample is not None else "targets",
+            "recall_queries": queries_were(sample),
         }
 
     def save(self, folder: Path) -> list[str]:
@@ -123,7 +119,7 @@ class IvfIndex:
         """Restore (see Index.load)."""
         try:
             order, starts, prototypes = (
-                np.load(folder / f"ivf_{name}.npy", allow_pickle=False) for name in ("order", "starts", "prototypes")
+                read_array(folder / f"ivf_{name}.npy") for name in ("order", "starts", "prototypes")
             )
         except (OSError, ValueError) as error:
             raise NagfastError(f"{folder}: the lists cannot be read ({error}); build the index again") from error
@@ -153,18 +149,6 @@ def _check(
     )
     if not right:
         raise NagfastError(f"{folder}: the lists do not fit the {len(nags)} targets; build the index again")
-
-
-def _sample(nags: Array, sample: Array | None, seed: int) -> tuple[Array, Array]:
-    """Queries to measure recall with, and the row each of them is among the targets (-1: none)."""
-    rng = np.random.default_rng([seed, 1])
-    source = nags if sample is None else sample
-    usable = np.flatnonzero(source[:, 0, 0] != np.iinfo(source.dtype).max)
-    if not len(usable):
-        usable = np.arange(min(len(source), 1))
-    rows = rng.permutation(usable)[: 2 * QUERIES]
-    own = rows if sample is None else np.full(len(rows), -1)
-    return np.ascontiguousarray(source[rows]), own.astype(np.int64)
 
 
 def _fewest(enough: Callable[[int], bool], most: int) -> int:

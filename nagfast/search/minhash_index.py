@@ -25,13 +25,14 @@ MOST_VALUES = 1 << 14  # in a signature, of an index that is loaded
 COMPARED = 8192  # pairs compared together: 9 MB at L = 28, K = 20
 
 
-def _shared(queries: Array, targets: Array, rows: Array, ids: Array, num_neurons: int) -> Array:
+def _shared(queries: Array, targets: Array, rows: Array, ids: Array, num_neurons: int, threads: int | None) -> Array:
     """Neurons in common of queries[rows[i]] and targets[ids[i]] (int32 [m])."""
     shared = np.empty(len(rows), np.int32)
     for start in range(0, len(rows), COMPARED):
         part = slice(start, start + COMPARED)
         near = ids[part, None]
-        shared[part] = similarity.candidates(queries[rows[part]], targets, near, num_neurons=num_neurons)[:, 0]
+        options: dict[str, Any] = {"num_neurons": num_neurons, "threads": threads}
+        shared[part] = similarity.candidates(queries[rows[part]], targets, near, **options)[:, 0]
     return shared
 
 
@@ -110,7 +111,7 @@ class MinHashIndex:
         ids = np.full((len(queries), k), -1, np.int64)
         asked = _with_nag(queries)
         for numbers, near in self._tables.candidates(self._keys(queries, threads)[:, asked]):
-            shared = _shared(queries, self._nags, asked[numbers], near, self._num_neurons)
+            shared = _shared(queries, self._nags, asked[numbers], near, self._num_neurons, threads)
             order = np.lexsort((near, -shared, numbers))
             order = order[shared[order] >= self._least]
             rank = np.arange(len(order)) - np.searchsorted(numbers[order], numbers[order])
@@ -153,8 +154,7 @@ class MinHashIndex:
         Args:
             docids: names of the targets, one each; default their row numbers.
             storage: datasketch's storage_config, such as {"type": "redis", "basename": b"targets",
-                "redis": {"host": .., "port": ..}}; default memory. Handed through as it is; Redis itself was never
-                tried here.
+                "redis": {"host": .., "port": ..}}, which needs nagfast[redis]; default memory.
 
         Raises:
             MissingDependencyError: datasketch is not installed.
@@ -197,6 +197,6 @@ def near_duplicates(
         lower = ids[numbers]
         once = lower < others
         lower, higher = lower[once], others[once]
-        alike = _shared(nags, nags, lower, higher, num_neurons) >= least
+        alike = _shared(nags, nags, lower, higher, num_neurons, threads) >= least
         pairs.append(np.stack([lower[alike], higher[alike]], axis=1))
     return np.concatenate(pairs)

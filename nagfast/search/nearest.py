@@ -31,6 +31,9 @@ METHODS = {
     "faiss": ("nagfast.search.faiss_index", "FaissIndex"),
     "minhash": ("nagfast.search.minhash_index", "MinHashIndex"),
 }
+TUNED = ("ivf", "faiss")
+OWN_OPTIONS = {"sketch": "faiss", "threshold": "minhash", "num_perm": "minhash"}
+"""Options that only one method has."""
 EXACT_UP_TO = 4096
 """Targets that `auto` searches exactly: below this an inverted file saves little."""
 
@@ -60,6 +63,9 @@ class NearestTargets:
         seed: int = 0,
         threads: int | None = None,
         queries: NagBatch | None = None,
+        sketch: str | None = None,
+        threshold: float | None = None,
+        num_perm: int | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> Self:
         """Index some target NAGs.
@@ -73,7 +79,12 @@ class NearestTargets:
             k: neighbours that recall is measured at.
             seed: the same seed gives the same index.
             threads: CPU threads, default all.
-            queries: documents like those to come, to tune ivf on; default the targets themselves, each without itself.
+            queries: documents like those to come, to tune ivf or faiss on; default the targets themselves, each
+                without itself.
+            sketch: of faiss: pq (numbers, 4 bits for every eight; the default) or simhash (their signs, in a binary
+                index).
+            threshold: of minhash: Jaccard similarity below which targets are not returned; default 0.8.
+            num_perm: of minhash: values in a signature; default 128.
             provenance: where the targets came from: plain JSON values.
 
         Raises:
@@ -94,13 +105,14 @@ class NearestTargets:
         if method == "auto":
             method = "exact" if len(targets) <= EXACT_UP_TO else "ivf"
         nags = np.ascontiguousarray(targets.indices)
-        extra: dict[str, Any] = {}
-        if queries is not None and method == "ivf":
+        own = _own_options(method, {"sketch": sketch, "threshold": threshold, "num_perm": num_perm})
+        extra = {"kind" if name == "sketch" else name: value for name, value in own.items()}
+        if queries is not None and method in TUNED:
             extra["sample"] = _aligned(targets.spec, queries, "the queries")
         begin = time.perf_counter()
         index = _class(method).build(nags, targets.spec.num_neurons, options, **extra)
         made = {"seconds": time.perf_counter() - begin, "versions": env.versions(), **env.git_state()}
-        asked = asdict(options) | {"method": method}
+        asked = asdict(options) | {"method": method} | own
         record = IndexRecord(
             method, targets.spec, len(targets), index.parameters, asked, {**(provenance or {}), "build": made}
         )
@@ -247,6 +259,15 @@ class NearestTargets:
         nags, docids = read_targets(folder, record)
         index = _class(record.method).load(folder, nags, record.spec.num_neurons, record.parameters)
         return cls(index, record, nags, docids)
+
+
+def _own_options(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; ArgumentError where the method does not have them."""
+    own = {name: value for name, value in given.items() if value is not None}
+    for name, value in own.items():
+        if OWN_OPTIONS[name] != method:
+            raise ArgumentError(f"{name}: got {value!r} with method {method}; only {OWN_OPTIONS[name]} has it")
+    return own
 
 
 def _class(method: str) -> Any:

@@ -47,6 +47,8 @@ class QuerySummary:
     """Documents read."""
     empty: int
     """Documents without a NAG among them: similarity 0."""
+    alone: int
+    """Rows without any neighbour: the method found none."""
     notes: tuple[str, ...]
     """Differences between index and stores that are allowed but worth knowing."""
 
@@ -80,7 +82,7 @@ def query_stores(
     notes = _check(index, stores)
     _no_rows(index, k).aggregate(aggregate, bandwidth)
     asked = {"k": k, "aggregate": aggregate} | ({"bandwidth": bandwidth} if aggregate == "density" else {})
-    documents = empty = 0
+    documents = empty = alone = 0
     with ScoreFile(out, stores, FIELDS, _record(index, asked, notes)) as file:
         for group in _groups(index, stores):
             nags = NagBatch.concatenate([b.nags for b in group]) if len(group) > 1 else group[0].nags
@@ -94,7 +96,8 @@ def query_stores(
                 first += len(batch)
             documents += len(nags)
             empty += int(nags.empty.sum())
-    return QuerySummary(documents, documents, empty, tuple(notes))
+            alone += int((found.ids[:, 0] < 0).sum())
+    return QuerySummary(documents, documents, empty, alone, tuple(notes))
 
 
 def query_reverse(
@@ -123,7 +126,7 @@ def query_reverse(
     schema = pa.schema([pa.field("docid", pa.string()), *FIELDS[1:]], metadata={"nagfast": json.dumps(record)})
     with atomic_path(Path(out)) as path:
         pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
-    return QuerySummary(len(index), documents, empty, tuple(notes))
+    return QuerySummary(len(index), documents, empty, int((found.ids[:, 0] < 0).sum()), tuple(notes))
 
 
 def _check(index: NearestTargets, stores: Sequence[NagStore]) -> list[str]:
