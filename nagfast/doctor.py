@@ -72,21 +72,21 @@ def _why(backend: str, device: torch.device) -> str:
     if backend == "triton":
         return f"triton {env.version('triton')}"
     if device.type == "cpu":
-        return "nagfast._C is not built" if ops.native() is None else "torch operations, not in nagfast._C"
+        return "nagfast._C is not built" if ops.native() is None else "torch operations, no C++"
     return "torch operations, no kernel" if env.version("triton") else "torch operations, triton is not installed"
 
 
 def _say_operations() -> None:
-    say(f"{'operation':20s}{'on the CPU':46s}on a GPU")
+    say(f"{'operation':20s}{'on the CPU':48s}on a GPU")
     for name in _calls():
         cells = [f"{b}: {_why(b, d)}" for d in (CPU, CUDA) for b in [backend_of(name, d)]]
-        say(f"  {name:18s}{cells[0]:46s}{cells[1]}")
+        say(f"  {name:18s}{cells[0]:48s}{cells[1]}")
     stored = ops.resolve("auto")
     for name in ("count", "score"):
-        say(f"  {name:18s}{stored + ': ' + _why(stored, CPU):46s}NAGs in memory are scored on the CPU")
+        say(f"  {name:18s}{stored + ': ' + _why(stored, CPU):48s}NAGs in memory are scored on the CPU")
     varying = varlen.torch_function()
     here = f"varlen_attn of torch {env.version('torch')}" if varying else "torch has no varlen_attn: as on the CPU"
-    say(f"  {'attention':18s}{'SDPA, documents of one length together':46s}{here}")
+    say(f"  {'attention':18s}{'SDPA, documents of one length together':48s}{here}")
 
 
 def _say_arithmetic() -> None:
