@@ -192,6 +192,7 @@ PYBIND11_MODULE(_C, module) {
              "counts[l, i] += documents holding neuron i in layer l; returns the documents that have a NAG.");
   nagfast::bind_backward(module);
   nagfast::bind_norms(module);
+  nagfast::bind_attention(module);
   nagfast::bind_bits(module);
   nagfast::bind_sets(module);
   nagfast::bind_minhash(module);

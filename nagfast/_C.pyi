@@ -165,6 +165,33 @@ def norm_rotary(
         isa: "auto", "scalar", "avx2" or "avx512".
     """
 
+def causal_attention(
+    query: FloatOrBfloat16,
+    key: FloatOrBfloat16,
+    value: FloatOrBfloat16,
+    cu_seqlens: NDArray[np.int64],
+    out: FloatOrBfloat16,
+    scale: float,
+    *,
+    window: int | None = None,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Causal attention inside each document, in float32 and rounded once.
+
+    Args:
+        query (float32, or uint16 holding bfloat16, [T, heads, dim]): tokens may be strided, here and below; the heads
+            of a token are contiguous.
+        key (as query, [T, groups, dim]): heads is a multiple of groups.
+        value (as query, [T, groups, value_dim]): any width.
+        cu_seqlens (int64 [n + 1]): as in swiglu_impact.
+        out (as query, [T, heads, value_dim]): written; overlaps none of the others.
+        scale: factor on the scores, above 0.
+        window: tokens a query sees, itself included; None: all before it in its document.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
+    """
+
 def count(nags: Indices, counts: NDArray[np.int64], *, threads: int = 1) -> int:
     """Add to counts (int64 [L, N]) the number of documents that hold each neuron.
 

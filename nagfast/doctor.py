@@ -45,6 +45,7 @@ def _calls() -> dict[str, Callable[[], object]]:
         "topk_profile": lambda: ops.topk_profile(narrow, 4, table, sums),
         "add_rms_norm": lambda: ops.add_rms_norm(narrow, None, narrow[0], 1e-6),
         "norm_rotary": lambda: ops.norm_rotary(heads, None, 1e-6, angles, angles),
+        "causal_attention": lambda: ops.causal_attention(heads, heads, heads, one, scale=1.0),
         "swiglu_backward": lambda: ops.swiglu_backward(wide, narrow, one),
         "softmax_gradient": lambda: ops.softmax_gradient(narrow, torch.zeros(1, dtype=torch.int64)),
     }
@@ -78,15 +79,14 @@ def _why(backend: str, device: torch.device) -> str:
 
 def _say_operations() -> None:
     say(f"{'operation':20s}{'on the CPU':48s}on a GPU")
+    varying = f"varlen_attn of torch {env.version('torch')}" if varlen.torch_function() else "SDPA by lengths"
     for name in _calls():
-        cells = [f"{b}: {_why(b, d)}" for d in (CPU, CUDA) for b in [backend_of(name, d)]]
-        say(f"  {name:18s}{cells[0]:48s}{cells[1]}")
+        here, there = ((b, d) for d in (CPU, CUDA) for b in [backend_of(name, d)])
+        on_gpu = varying if name == "causal_attention" else f"{there[0]}: {_why(*there)}"
+        say(f"  {name:18s}{here[0] + ': ' + _why(*here):48s}{on_gpu}")
     stored = ops.resolve("auto")
     for name in ("count", "score"):
-        say(f"  {name:18s}{stored + ': ' + _why(stored, CPU):48s}NAGs in memory are scored on the CPU")
-    varying = varlen.torch_function()
-    here = f"varlen_attn of torch {env.version('torch')}" if varying else "torch has no varlen_attn: as on the CPU"
-    say(f"  {'attention':18s}{'SDPA, documents of one length together':48s}{here}")
+        say(f"  {name:18s}{stored + ': ' + _why(stored, CPU):48s}stored NAGs are scored on the CPU")
 
 
 def _say_arithmetic() -> None:
@@ -96,6 +96,8 @@ def _say_arithmetic() -> None:
         dtype, why = "bfloat16", "this CPU has bfloat16 matrix instructions"
     else:
         dtype, why = "float32", "no GPU, and this CPU has no bfloat16 matrix instructions"
+    products = "oneDNN (MKL leaves AVX-512 idle here)" if env.mkl_leaves_avx512_idle() else "as torch does them"
+    say(f"float32 products on the CPU: {products}")
     say(f"--dtype auto: {dtype} ({why})")
     try:
         require_float8(CUDA if torch.cuda.is_available() else CPU)

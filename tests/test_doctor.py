@@ -40,7 +40,7 @@ def test_every_operation_on_tensors_is_listed():
         "resolve_for",
     }
     others |= {"thread_count", "torch_index_dtype", "count", "score", "ACTIVATIONS", "BACKENDS", "MAX_PROFILES"}
-    assert set(ops.__all__) - others - {"quantize_rows"} == set(OPERATIONS)
+    assert set(ops.__all__) - others - {"quantize_rows", "product", "takes_attention"} == set(OPERATIONS)
 
 
 def test_without_triton_and_extension(monkeypatch, capsys):

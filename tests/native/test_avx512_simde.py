@@ -132,6 +132,18 @@ def test_norms(emulated, dtype):
         same_bytes(turn, x)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_causal_attention(emulated, dtype):
+    cu_seqlens = np.array([0, 0, 1, 40, 60], np.int64)
+    for dim in [2, 17, 64]:
+        query, key, value = (floats((60, 4 * dim), dtype, dim + s).reshape(60, 4, dim) for s in range(3))
+
+        def attend(out, isa, arrays=(query, key[:, :2], value[:, :2])):
+            emulated.causal_attention(*arrays, cu_seqlens, out, 0.3, isa=isa)
+
+        same_bytes(attend, query)
+
+
 def test_silu_over_its_range(emulated):
     gate = np.linspace(-110, 110, 300_000, dtype=np.float32)
     gate_up = np.concatenate([gate, np.ones_like(gate)])[None]
