@@ -16,10 +16,12 @@ X86 = platform.machine().lower() in {"x86_64", "amd64"} and os.name == "posix"
 
 # GCC 12 takes its own AVX-512 headers for uses of uninitialised values.
 GCC_12_NOISE = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+AVX512_FLAGS = ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", *GCC_12_NOISE]
 # A file named <op>_<isa>.cpp gets these on top of the baseline flags, and no other file does.
 ISA_FLAGS = {
     "_avx2.cpp": ["-mavx2", "-mfma"],
-    "_avx512.cpp": ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", *GCC_12_NOISE],
+    "_avx512.cpp": AVX512_FLAGS,
+    "_vp2intersect.cpp": [*AVX512_FLAGS, "-mavx512vp2intersect"],
 }
 # No contraction: a * b + c is fused only where the source says so, which keeps instruction sets equal to the bit.
 BASELINE_FLAGS = ["-O3", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]

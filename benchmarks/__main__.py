@@ -9,15 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from nagfast import env
-from nagfast.benchmarks import actgrad, extract, native, nearest, separation, storage, tokenize_text  # noqa: F401
+from nagfast.benchmarks import (  # noqa: F401 - registration
+    actgrad,
+    breakdown,
+    extract,
+    invariance,
+    native,
+    nearest,
+    separation,
+    sets,
+    storage,
+    summary,
+    tokenize_text,
+)
 from nagfast.benchmarks.harness import REGISTRY, RESULTS, CheckFailedError, append_json, run
 from nagfast.benchmarks.tables import table
 from nagfast.cli import Parser
 
 STUDIES: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "breakdown": (breakdown.main, "where the time goes: products, attention, elementwise, impact, top-k, copies, host"),
     "separation": (separation.main, "ROC-AUC of NAG similarity on held-out documents, beside TF-IDF"),
+    "summary": (summary.main, "result files as one short table"),
 }
-"""What measures quality instead of time, with a command line of its own."""
+"""What has a command line of its own."""
 
 
 def _parser() -> argparse.ArgumentParser:

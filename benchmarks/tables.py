@@ -18,8 +18,8 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells, first the heads, as lines: the first column to the left, the others to the right.
+def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Rows of cells, first the heads, as lines: the first columns to the left, the others to the right.
 
     Columns without a cell below their head are left out.
     """
@@ -28,7 +28,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = []
     for cells in zip(*columns, strict=True):
         first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
         )
         lines.append("  ".join(["  " + first, *rest]).rstrip())
     return lines

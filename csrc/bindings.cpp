@@ -156,12 +156,13 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Native operations of nagfast; the same bytes from every instruction set and number of threads.";
   module.def(
       "available_isas",
-      [] {
+      [](bool sets) {
         std::vector<std::string> names;
-        for (const nagfast::Isa isa : nagfast::available_isas()) names.push_back(nagfast::isa_name(isa));
+        for (const nagfast::Isa isa : nagfast::available_isas(sets)) names.push_back(nagfast::isa_name(isa));
         return names;
       },
-      "Instruction sets that this build and machine can run, slowest first.");
+      "sets"_a = false,
+      "Instruction sets that this build and machine can run, slowest first; `sets`: with those for set similarity only.");
   module.def(
       "resolve_isa", [](const std::string& isa) { return nagfast::isa_name(nagfast::resolve_isa(isa)); }, "isa"_a,
       "The instruction set that `isa` stands for.");
@@ -191,6 +192,7 @@ PYBIND11_MODULE(_C, module) {
              "counts[l, i] += documents holding neuron i in layer l; returns the documents that have a NAG.");
   nagfast::bind_backward(module);
   nagfast::bind_norms(module);
+  nagfast::bind_attention(module);
   nagfast::bind_bits(module);
   nagfast::bind_sets(module);
   nagfast::bind_minhash(module);

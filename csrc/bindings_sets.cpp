@@ -87,7 +87,7 @@ void bind_pairs(const py::array& a, const py::array& b, const py::array& out, in
 void bind_matrix(const py::array& a, const py::array& b, const py::array& out, int64_t neurons, const Weights& weights,
                  int64_t threads, const std::string& isa) {
   const int workers = require_threads(threads);
-  const Isa set = resolve_isa(isa);
+  const Isa set = resolve_isa(isa, true);
   require_sides(a, b, neurons);
   with_task(a, b, out, neurons, weights, {a.shape(0), b.shape(0)},
             [=](const auto& task) { overlap_matrix(task, workers, set); });
@@ -96,7 +96,7 @@ void bind_matrix(const py::array& a, const py::array& b, const py::array& out, i
 void bind_candidates(const py::array& a, const py::array& b, const py::array& candidates, const py::array& out,
                      int64_t neurons, const Weights& weights, int64_t threads, const std::string& isa) {
   const int workers = require_threads(threads);
-  const Isa set = resolve_isa(isa);
+  const Isa set = resolve_isa(isa, true);
   require_sides(a, b, neurons);
   require_dtype<int64_t>("candidates", candidates, "int64");
   require_layout("candidates", candidates, 2, 2);

@@ -25,17 +25,30 @@ bool runs_avx512() {
 #endif
 }
 
+bool runs_vp2intersect() {
+#if defined(NAGFAST_SIMDE)
+  return true;
+#elif defined(NAGFAST_X86)
+  return __builtin_cpu_supports("avx512vp2intersect") && runs_avx512();
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
-std::vector<Isa> available_isas() {
+std::vector<Isa> available_isas(bool for_sets) {
   std::vector<Isa> isas{Isa::kScalar};
   if (runs_avx2()) isas.push_back(Isa::kAvx2);
   if (runs_avx512()) isas.push_back(Isa::kAvx512);
+  if (for_sets && runs_vp2intersect()) isas.push_back(Isa::kVp2intersect);
   return isas;
 }
 
 std::string isa_name(Isa isa) {
   switch (isa) {
+    case Isa::kVp2intersect:
+      return "vp2intersect";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAvx2:
@@ -45,8 +58,8 @@ std::string isa_name(Isa isa) {
   }
 }
 
-Isa resolve_isa(const std::string& name) {
-  const std::vector<Isa> isas = available_isas();
+Isa resolve_isa(const std::string& name, bool for_sets) {
+  const std::vector<Isa> isas = available_isas(for_sets);
   if (name == "auto") return isas.back();
   std::string choices = "'auto'";
   for (const Isa isa : isas) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "prefetch.h"
 #include "score.h"
 
 namespace nagfast {
@@ -19,21 +20,21 @@ Index largest_of(const Index* entries, int64_t n) {
 
 // The row of a document ahead: two cache lines, as a row of 20 uint16 may straddle them.
 template <typename Index, typename Count>
-void prefetch_row(const ScoreLayer<Index, Count>& layer, int64_t d) {
+NAGFAST_ALWAYS_INLINE void prefetch_row(const ScoreLayer<Index, Count>& layer, int64_t d) {
   const Index* ahead = layer.rows[d + kScoreAhead].indices + layer.offset;
-  __builtin_prefetch(ahead);
-  __builtin_prefetch(ahead + (layer.k - 1));
+  NAGFAST_PREFETCH(ahead);
+  NAGFAST_PREFETCH(ahead + (layer.k - 1));
 }
 
 // The table rows of the next document, several profiles wide: more of them on their way than the processor would find
 // by looking ahead.
 template <typename Index, typename Count>
-void prefetch_counts(const ScoreLayer<Index, Count>& layer, int64_t d) {
+NAGFAST_ALWAYS_INLINE void prefetch_counts(const ScoreLayer<Index, Count>& layer, int64_t d) {
   const Index* row = layer.rows[d + 1].indices + layer.offset;
   for (int64_t i = 0; i < layer.k; ++i) {
     const char* counts = reinterpret_cast<const char*>(layer.table + row[i] * layer.profiles);
     const int64_t bytes = layer.profiles * static_cast<int64_t>(sizeof(Count));
-    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(counts + line);
+    for (int64_t line = 0; line < bytes; line += 64) NAGFAST_PREFETCH(counts + line);
   }
 }
 
@@ -61,7 +62,7 @@ void add_single_of(const ScoreLayer<Index, Count>& layer) {
   const int64_t k = kK > 0 ? kK : layer.k;
   for (int64_t d = 0; d < layer.count; ++d) {
     prefetch_row(layer, d);
-    __builtin_prefetch(reinterpret_cast<const void*>(layer.ahead + 64 * static_cast<uintptr_t>(d)));
+    NAGFAST_PREFETCH(reinterpret_cast<const void*>(layer.ahead + 64 * static_cast<uintptr_t>(d)));
     const Index* row = layer.rows[d].indices + layer.offset;
     uint64_t sums[4] = {};
     int64_t i = 0;

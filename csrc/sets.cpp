@@ -60,7 +60,7 @@ class Table {
 
 class Buckets {
  public:
-  Buckets(const OverlapTask<uint16_t, int32_t>& task, Isa isa) : a_(task.a), wide_(isa == Isa::kAvx512) {
+  Buckets(const OverlapTask<uint16_t, int32_t>& task, Isa isa) : a_(task.a), wide_(isa != Isa::kAvx2) {
     set_.bits = wide_ ? 5 : 3;
     set_.layers = a_.layers;
     clear();
@@ -77,6 +77,22 @@ class Buckets {
   const NagView<uint16_t>& a_;
   bool wide_;
   SetBuckets set_;
+};
+
+class Vectors {
+ public:
+  Vectors(const OverlapTask<uint16_t, int32_t>& task, Isa) : a_(task.a), set_(a_.layers, a_.k, task.b.k) {}
+
+  void enter(int64_t d) { set_.enter(a_.document(d), a_.layer_stride); }
+  void clear() { set_.clear(); }
+
+  int64_t sums(const OverlapRows<uint16_t>& rows, int32_t* out) const {
+    return overlap_rows_vp2intersect(set_.view(), rows, out);
+  }
+
+ private:
+  const NagView<uint16_t>& a_;
+  SetVectors set_;
 };
 
 #endif
@@ -180,6 +196,8 @@ void sum_all(const OverlapTask<Index, Sum>& task, int64_t columns, int threads, 
   parallel_ranges(task.a.documents * columns, kLeastPairs, threads, [&](int64_t first, int64_t last) {
 #if defined(NAGFAST_X86)
     if constexpr (std::is_same_v<Index, uint16_t> && std::is_same_v<Sum, int32_t>) {
+      const bool vectors = isa == Isa::kVp2intersect && task.b.dense() && task.a.layers * task.a.k < kLaneLimit;
+      if (suits_buckets(task, isa) && vectors) return sum_range<Vectors>(task, columns, first, last, isa, target);
       if (suits_buckets(task, isa)) return sum_range<Buckets>(task, columns, first, last, isa, target);
     }
 #endif

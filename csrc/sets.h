@@ -6,6 +6,8 @@
 // cache, and every entry costs a load, so the vector paths keep A in registers' worth of buckets (set_buckets.h) and
 // test 16 or 32 entries of B at once, 3 instructions a bucket position; documents ahead are prefetched, as those
 // of a candidate list lie anywhere. The vector paths serve uint16 without weights, k from 16 to 96; the table the rest.
+// Where the processor has it, an instruction that intersects vectors (VP2INTERSECT) serves documents whose entries lie
+// in one run; the buckets of AVX-512 the others.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +15,7 @@
 #include "isa.h"
 #include "nag_view.h"
 #include "set_buckets.h"
+#include "set_vectors.h"
 
 namespace nagfast {
 
@@ -65,5 +68,7 @@ int64_t overlap_rows_scalar(const Cell* table, const OverlapRows<Index>& rows, S
 int64_t overlap_rows_avx2(const BucketView& set, const OverlapRows<uint16_t>& rows, int32_t* out);
 // The same for sets of 5 bits, 32 buckets.
 int64_t overlap_rows_avx512(const BucketView& set, const OverlapRows<uint16_t>& rows, int32_t* out);
+// For documents whose layer_stride is k.
+int64_t overlap_rows_vp2intersect(const SetVectorView& set, const OverlapRows<uint16_t>& rows, int32_t* out);
 
 }  // namespace nagfast

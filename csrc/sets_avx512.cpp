@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal linkage and no standard templates throughout, for the reason given in simd_avx2.h. The instruction that
-// intersects two vectors (VP2INTERSECT) would serve too, but few processors have it and fewer have it fast.
+// Internal linkage and no standard templates throughout, for the reason given in simd_avx2.h.
 #include <cstdint>
 
 #include "intrinsics_avx512.h"

@@ -14,8 +14,11 @@ Reduction = Literal["mean_abs", "l2"]
 Indices = NDArray[np.uint16] | NDArray[np.uint32]
 FloatOrBfloat16 = NDArray[np.float32] | NDArray[np.uint16]
 
-def available_isas() -> list[str]:
-    """Return the instruction sets that this build and machine can run, slowest first."""
+def available_isas(sets: bool = False) -> list[str]:
+    """Return the instruction sets that this build and machine can run, slowest first.
+
+    sets: with those that only set similarity has code for ("vp2intersect").
+    """
 
 def resolve_isa(isa: str) -> str:
     """Return the instruction set that `isa` ("auto", "scalar", "avx2", "avx512") stands for."""
@@ -158,6 +161,33 @@ def norm_rotary(
         eps: added to the mean square.
         cos (float32 [T, dim]): contiguous; None leaves the rotary embedding out.
         sin (float32 [T, dim]): None with cos.
+        threads: 1 to 1024.
+        isa: "auto", "scalar", "avx2" or "avx512".
+    """
+
+def causal_attention(
+    query: FloatOrBfloat16,
+    key: FloatOrBfloat16,
+    value: FloatOrBfloat16,
+    cu_seqlens: NDArray[np.int64],
+    out: FloatOrBfloat16,
+    scale: float,
+    *,
+    window: int | None = None,
+    threads: int = 1,
+    isa: str = "auto",
+) -> None:
+    """Causal attention inside each document, in float32 and rounded once.
+
+    Args:
+        query (float32, or uint16 holding bfloat16, [T, heads, dim]): tokens may be strided, here and below; the heads
+            of a token are contiguous.
+        key (as query, [T, groups, dim]): heads is a multiple of groups.
+        value (as query, [T, groups, value_dim]): any width.
+        cu_seqlens (int64 [n + 1]): as in swiglu_impact.
+        out (as query, [T, heads, value_dim]): written; overlaps none of the others.
+        scale: factor on the scores, above 0.
+        window: tokens a query sees, itself included; None: all before it in its document.
         threads: 1 to 1024.
         isa: "auto", "scalar", "avx2" or "avx512".
     """

@@ -1,6 +1,7 @@
 """Attention over packed documents: causal inside each, over flat [T, heads, dim] tensors.
 
-On a GPU in half precision torch's variable-length attention takes the whole batch. Elsewhere documents of equal length
+On a GPU in half precision torch's variable-length attention takes the whole batch, on a CPU with vector instructions
+C++ does (except where gradients are wanted). Elsewhere documents of equal length
 lie side by side (packing sorts them), so each run of them is one ordinary causal attention call over
 [documents, heads, length, dim] views: no padding, no mask, no copy of queries. Soft caps, attention sinks and, outside
 the variable-length kernel, sliding windows go through plain scores.
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
 
-from nagfast import varlen
+from nagfast import ops, varlen
 from nagfast.placing import Documents
 
 NAME = "nagfast_packed"
@@ -82,6 +83,9 @@ def attend(
     plain = scoring.softcap is None and scoring.sinks is None
     if plain and varlen.fits(query, value):
         return varlen.attend(query, key, value, documents, scoring.scale, scoring.window)
+    if plain and ops.takes_attention(query):
+        options: dict[str, Any] = {"scale": scoring.scale, "window": scoring.window}
+        return ops.causal_attention(query, key, value, documents.cu_seqlens, **options)
     parts = []
     for begin, count, length in documents.runs:
         end = begin + count * length

@@ -85,6 +85,16 @@ def has_bfloat16_matrix() -> bool:
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+@cache
+def mkl_leaves_avx512_idle() -> bool:
+    """Whether this CPU has AVX-512 and is not Intel's: MKL takes its AVX-512 code on Intel's processors only."""
+    try:
+        intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return not intel and {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= cpu_flags()
+
+
 def cpu_count() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,6 +17,7 @@ import torch
 
 from nagfast import reference
 from nagfast.checking import random_documents
+from nagfast.placing import current
 from nagfast.products import EmulatedFloat8Product, Float8Product, PlainProduct, Product
 from nagfast.runner import FastTier, layer_products
 from nagfast.sinks import Measure, NagSink
@@ -63,7 +64,7 @@ def float8_tier(plain: FastTier, config: Any, *, emulate: bool = False) -> tuple
             picked[name] = emulate or _pays(weight)
         return kind.of(weight, bias) if picked[name] else PlainProduct(weight, bias)
 
-    with torch.inference_mode():
+    with torch.inference_mode(), current(plain.device):
         products = [layer_products(layer, make) for layer in plain.model.layers]
     tier = FastTier(plain.model, plain.device, products)
     top_k = min(TOP_K, plain.model.layers[0].neurons)

@@ -14,7 +14,7 @@ from torch import nn
 from nagfast import attention, ops, taps
 from nagfast.mlp import FusedMlps
 from nagfast.packing import PackedBatch
-from nagfast.placing import equal_lengths, place, to_device
+from nagfast.placing import current, equal_lengths, place, to_device
 from nagfast.sinks import Measure, Sink
 
 LAYOUTS = ("packed", "equal_length")
@@ -92,7 +92,7 @@ class GenericTier:
     def _forward(
         self, inputs: dict[str, Any], cu_seqlens: npt.NDArray[np.int64], rows: slice, measure: Measure, sink: Sink
     ) -> None:
-        with self._hooks(cu_seqlens, inputs["input_ids"].shape[1], rows, measure, sink):
+        with current(self.device), self._hooks(cu_seqlens, inputs["input_ids"].shape[1], rows, measure, sink):
             self.model.base_model(**inputs)  # type: ignore[operator]
 
     @contextmanager

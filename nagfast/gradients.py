@@ -25,7 +25,7 @@ from nagfast.errors import NagfastError
 from nagfast.head import Head
 from nagfast.mlp_backward import Site, Sweep, find_site, measured
 from nagfast.packing import PackedBatch
-from nagfast.placing import equal_lengths, to_device
+from nagfast.placing import current, equal_lengths, to_device
 from nagfast.sinks import NagSink, Pending
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def _sweep(
     labels = inputs["input_ids"].flatten()[rows + 1]
     anchor = torch.zeros((), device=backbone.device, requires_grad=True)
     sweep = Sweep(batch.cu_seqlens, reduction, keep, anchor, plan.scratch)
-    with measured(plan.sites, sweep), torch.enable_grad():
+    with current(backbone.device), measured(plan.sites, sweep), torch.enable_grad():
         if plan.head is None:
             logits = backbone.model(**inputs).logits.flatten(0, 1)[rows]
             logits.backward(ops.softmax_gradient(logits.detach().clone(), labels))

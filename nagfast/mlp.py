@@ -98,9 +98,9 @@ class FusedMlps:
         return forward
 
     def _product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """X @ weight.T in the kept buffer ([tokens, rows of weight])."""
+        """X @ weight.T ([tokens, rows of weight]), in the kept buffer where the product can be told where."""
         size = x.shape[0] * weight.shape[0]
         if self.buffer.numel() < size or self.buffer.dtype != x.dtype or self.buffer.device != x.device:
             self.buffer = torch.empty(size, dtype=x.dtype, device=x.device)
         out = self.buffer[:size].view(x.shape[0], weight.shape[0])
-        return torch.mm(x, weight.t(), out=out)
+        return ops.product(x, weight, out=out)

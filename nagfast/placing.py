@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,11 @@ def to_device(values: npt.NDArray[np.integer], device: torch.device) -> torch.Te
     if device.type != "cuda":
         return host.to(device)
     return host.pin_memory().to(device, non_blocking=True)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one of this thread, where Triton starts its kernels; nothing on the CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def place(batch: PackedBatch, device: torch.device) -> Placed:

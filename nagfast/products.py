@@ -16,7 +16,7 @@ class Product(Protocol):
     """Width of the result."""
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """The product of x [T, hidden] in out [T, rows]."""
+        """The product of x [T, hidden]; `out` [T, rows] is memory that it may be put in."""
 
     def tail(self, first: int) -> Product:
         """The product with the weight's rows from `first` on; shares the weight."""
@@ -34,13 +34,10 @@ class PlainProduct:
         """
         self.rows = weight.shape[0]
         self.weight, self.bias = weight, bias
-        self._transposed = weight.t()
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """The product of x [T, hidden] in out [T, rows]."""
-        if self.bias is None:
-            return torch.mm(x, self._transposed, out=out)
-        return torch.addmm(self.bias, x, self._transposed, out=out)
+        """The product of x [T, hidden]; `out` [T, rows] is memory that it may be put in."""
+        return ops.product(x, self.weight, self.bias, out=out)
 
     def tail(self, first: int) -> Self:
         """The product with the weight's rows from `first` on; shares the weight."""

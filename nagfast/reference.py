@@ -13,6 +13,7 @@ NAG: per layer the K neurons of highest impact, highest first, ties to the lower
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -116,6 +117,36 @@ def norm_rotary(
         return x
     low, high = x.chunk(2, dim=-1)
     return x * cos[:, None] + torch.cat([-high, low], dim=-1) * sin[:, None]
+
+
+def causal_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens: Array,
+    scale: float,
+    window: int | None = None,
+) -> torch.Tensor:
+    """softmax(scale q k^T) v inside each document, over the tokens up to one's own (float [T, heads, value_dim]).
+
+    Args:
+        query: [T, heads, dim].
+        key: [T, kv_heads, dim]; heads is a multiple of kv_heads.
+        value: [T, kv_heads, value_dim].
+        cu_seqlens: int64 [n + 1], the documents' boundaries.
+        scale: factor on the scores.
+        window: tokens a query sees, itself included; None: all before it.
+    """
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    out = query.new_empty((*query.shape[:2], value.shape[2]))
+    for a, b in itertools.pairwise(cu_seqlens.tolist()):
+        scores = torch.einsum("qhd,khd->hqk", query[a:b], key[a:b]) * scale
+        position = torch.arange(b - a, device=query.device)
+        behind = position[:, None] - position[None, :]
+        hidden = (behind < 0) | (behind >= (b - a if window is None else window))
+        weights = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1)
+        out[a:b] = torch.einsum("hqk,khd->qhd", weights, value[a:b])
+    return out
 
 
 def topk(impacts: Array, k: int) -> Array:

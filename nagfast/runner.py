@@ -16,7 +16,7 @@ import torch
 from nagfast import attention, ops
 from nagfast.merging import merge, merge_bias
 from nagfast.packing import PackedBatch
-from nagfast.placing import Documents, Placed, place
+from nagfast.placing import Documents, Placed, current, place
 from nagfast.plain import PlainLayer, PlainModel
 from nagfast.products import PlainProduct, Product
 from nagfast.sinks import Measure, Sink
@@ -112,10 +112,11 @@ class FastTier:
             if neuron_type in wanted:
                 sink.take(neuron_type, layer, rows, impacts)
 
-        placed = place(batch, self.device)
-        residual: torch.Tensor = self.model.embed(placed.ids)
-        cos, sin = self._angles(residual, placed)
-        self._layers(residual, _Step(placed.documents, measure.reduction, wanted, take, cos, sin))
+        with current(self.device):
+            placed = place(batch, self.device)
+            residual: torch.Tensor = self.model.embed(placed.ids)
+            cos, sin = self._angles(residual, placed)
+            self._layers(residual, _Step(placed.documents, measure.reduction, wanted, take, cos, sin))
 
     def _angles(self, hidden: torch.Tensor, placed: Placed) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine of the module's own rotary embedding ([T, head_dim] each)."""

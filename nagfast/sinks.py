@@ -98,6 +98,13 @@ def no_flag(device: torch.device) -> torch.Tensor:
     return torch.zeros(1, dtype=torch.int32, device=device)
 
 
+def _zeros(shape: tuple[int, ...], neurons: int, device: torch.device) -> torch.Tensor:
+    """Indices below `neurons`, all 0: filled as signed numbers, for which every device has the operation."""
+    dtype = ops.torch_index_dtype(neurons)
+    signed = torch.int16 if dtype == torch.uint16 else torch.int32
+    return torch.zeros(shape, dtype=signed, device=device).view(dtype)
+
+
 class NagSink:
     """Keeps the top K: one [n, L, K] tensor per neuron type."""
 
@@ -106,10 +113,7 @@ class NagSink:
     ) -> None:
         self.top_k = top_k
         self.broken = no_flag(device)
-        self.nags = {
-            t: torch.zeros((documents, layers, top_k), dtype=ops.torch_index_dtype(n), device=device)
-            for t, n in neurons.items()
-        }
+        self.nags = {t: _zeros((documents, layers, top_k), n, device) for t, n in neurons.items()}
 
     def take(self, neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
         """Top K of one layer, written in place."""

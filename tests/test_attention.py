@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nagfast import attention, varlen
+from nagfast import attention, ops, varlen
 from nagfast.attention import Scoring, attend
 from nagfast.placing import Documents
 
@@ -56,9 +56,29 @@ SCORINGS = {
 }
 
 
+@pytest.fixture(params=[True, False], ids=["C++", "torch"])
+def fused(request, monkeypatch):
+    """Whether the C++ attention takes what it can; the other calls are counted."""
+    if request.param and ops.native().available_isas()[-1] == "scalar":
+        pytest.skip("no vector instructions")
+    monkeypatch.setenv("NAGFAST_ISA", "auto" if request.param else "scalar")
+    return request.param
+
+
+def test_which_attention_runs(fused, monkeypatch):
+    calls = []
+    torchs = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", lambda *a, **o: calls.append(a) or torchs(*a, **o))
+    q, k, v = draw()
+    attend(q, k, v, boundaries(), Scoring(0.3))
+    assert bool(calls) != fused
+    attend(q.requires_grad_(), k, v, boundaries(), Scoring(0.3)).sum().backward()
+    assert calls and q.grad is not None
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("scoring", SCORINGS)
-def test_runs_of_equal_length(scoring, kv_heads):
+def test_runs_of_equal_length(scoring, kv_heads, fused):
     q, k, v = draw(kv_heads=kv_heads)
     documents = boundaries()
     found = attend(q, k, v, documents, Scoring(0.3, **SCORINGS[scoring]))
@@ -66,7 +86,7 @@ def test_runs_of_equal_length(scoring, kv_heads):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_columns_of_a_merged_product():
+def test_columns_of_a_merged_product(fused):
     q, k, v = draw()
     documents = boundaries()
     merged = torch.cat([q, k, v], dim=1).contiguous()
@@ -74,7 +94,7 @@ def test_columns_of_a_merged_product():
     torch.testing.assert_close(attend(*views, documents, Scoring(0.3)), attend(q, k, v, documents, Scoring(0.3)))
 
 
-def test_values_of_another_width():
+def test_values_of_another_width(fused):
     q, k, v = draw(value_dim=8)
     documents = boundaries()
     found = attend(q, k, v, documents, Scoring(0.3))

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from nagfast import reference, reference_sets
-from nagfast.benchmarks import ceilings, documents, harness, nag_data, native, separation, shapes, tables
+from nagfast.benchmarks import (
+    breakdown,
+    ceilings,
+    documents,
+    harness,
+    invariance,
+    nag_data,
+    native,
+    separation,
+    shapes,
+    tables,
+)
 from nagfast.benchmarks.__main__ import main
 from nagfast.benchmarks.baselines import gathered_similarity, pad_left
 
@@ -243,9 +254,12 @@ SMALL = {
     "extract": "--shape tiny --documents 11 --rounds 2 --batch-tokens 300 --variants padded padded-best hf hf-body "
     "nagfast text allocator",
     "actgrad": "--shape tiny --layers 2 --documents 9 --rounds 2 --batch-tokens 300",
+    "invariance": "--shape tiny --layers 2 --documents 5 --rounds 1 --lengths web-120 --batch-tokens 300",
     "score": "--documents 300 --neurons 640 --targets 40 --rounds 2 --min-seconds 0",
     "topk": "--rows 20 --neurons 640 --rounds 2 --min-seconds 0",
     "swiglu": "--documents 3 --length 40 --neurons 96 --rounds 2",
+    "sets": "--targets 2100 --queries 4 --candidates 30 --layers 3 --neurons 640 --rounds 2 --min-seconds 0",
+    "minhash": "--documents 60 --layers 3 --neurons 640 --rounds 2 --min-seconds 0",
     "store": "--documents 3000 --layers 3 --neurons 640 --rounds 2 --min-seconds 0",
     "select": "--documents 2000 --rounds 1 --text-bytes 10",
     "tokenize": "--documents 20 --characters 900 --rounds 2 --min-seconds 0",
@@ -264,6 +278,58 @@ def test_benchmarks_run_small(name, tmp_path, capsys):
         assert all(0 < r["mfu"] == r["of_ceiling"] for r in records)
         assert sum("text to store" in r["variant"] for r in records) == 2
     assert "check" in capsys.readouterr().out
+
+
+def test_a_breakdown_covers_the_wall_time(tmp_path, capsys):
+    arguments = "breakdown --shape tiny --layers 2 --documents 4 --lengths 120 --threads 1 --rounds 1"
+    assert main([*arguments.split(), "--out", str(tmp_path / "out")]) == 0
+    records = read_lines(tmp_path / "out")
+    for record in records:
+        groups = record["groups"]
+        assert sum(g["share"] for g in groups.values()) == pytest.approx(1.0)
+        assert groups["impact"]["calls"] and groups["top-k"]["calls"] and groups["products"]["seconds"] > 0
+        assert groups["host gap"]["share"] > -0.05
+    assert "nagfast::swiglu_impact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("void flash::flash_fwd_kernel<cutlass::bfloat16_t, 128>", "attention"),
+        ("nvjet_tst_128x256_64x4_2x1_v_bz_coopA_TNT", "products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32", "products"),
+        ("swiglu_impact_kernel", "impact"),
+        ("segment_impact_finish_kernel", "impact"),
+        ("topk_rows_kernel", "top-k"),
+        ("add_rms_norm_kernel", "elementwise"),
+        ("norm_rotary_kernel", "elementwise"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add>", "elementwise"),
+        ("Memcpy DtoH (Device -> Pinned)", "copies"),
+        ("void at::native::indexSelectLargeIndex", "copies"),
+        ("aten::mm", "products"),
+        ("aten::view", "other"),
+    ],
+)
+def test_kernels_have_their_group(name, group):
+    assert breakdown.group_of(name) == group
+
+
+def test_packing_that_changes_nags_is_measured():
+    a = np.array([[[1, 2]], [[3, 4]]])
+    found = invariance.compare(a, np.array([[[2, 1]], [[3, 4]]]))
+    assert found == {"indices_differ": 0.5, "documents_differ": 0.5, "overlap": 1.0}
+
+
+def test_summary_shows_the_newest_result(tmp_path, capsys):
+    assert main(["summary", str(tmp_path)]) == 0
+    assert "no results" in capsys.readouterr().out
+    _, benchmark = make()
+    for work in (2.0, 4000.0):
+        benchmark = replace(benchmark, units={"tokens": work})
+        for record in harness.run(benchmark, rounds=1):
+            harness.append_json(tmp_path, "toy", record, "2026-01-01")
+    assert main(["summary", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_bfloat16_runs_when_forced(tmp_path, monkeypatch):
@@ -347,6 +413,6 @@ def test_command_line_names_the_benchmarks(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
-    for name in (*SMALL, "nearest", "separation"):
+    for name in (*SMALL, "nearest", "separation", "breakdown", "summary"):
         (line,) = [found for found in lines if found.split()[:1] == [name]]
         assert len(line.split()) > 4, line

@@ -8,7 +8,7 @@ import torch
 
 from nagfast import ops, reference
 from nagfast.errors import ArgumentError, MissingDependencyError, NagfastError
-from nagfast.ops import dispatch
+from nagfast.ops import dispatch, products
 
 BACKENDS = ["reference", "cpp"]
 
@@ -252,3 +252,60 @@ def test_add_rms_norm(backend, added, dtype):
         ops.add_rms_norm(x, x.double(), weight, 1e-6)
     with pytest.raises(ArgumentError, match=r"x: got \[5, 48\] with a weight of \[47\]"):
         ops.add_rms_norm(x, None, weight[:47], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_causal_attention(backend, window, dtype):
+    query, key, value = (torch.randn(30, *shape).to(dtype) for shape in ((4, 8), (2, 8), (2, 6)))
+    ends = np.array([0, 0, 7, 20, 30])
+    options = {"scale": 0.3, "window": window, "backend": backend}
+    found = ops.causal_attention(query, key, value, ends, **options)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2.0**-7
+    for a, b in itertools.pairwise(ends):
+        behind = torch.arange(b - a)[:, None] - torch.arange(b - a)
+        seen = (behind >= 0) & (behind < (window or 30))
+        q, k, v = (x[a:b].double().transpose(0, 1) for x in (query, key, value))
+        k, v = (x.repeat_interleave(2, dim=0) for x in (k, v))
+        want = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=0.3).transpose(0, 1)
+        torch.testing.assert_close(found[a:b].double(), want, rtol=tolerance, atol=tolerance)
+    heads_first = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query, key, value)]
+    torch.testing.assert_close(ops.causal_attention(*heads_first, ends, **options), found, rtol=0, atol=0)
+    with pytest.raises(ArgumentError, match=r"query, key, value: got \[30, 4, 8\], \[30, 3, 8\], \[30, 2, 6\]"):
+        ops.causal_attention(query, torch.randn(30, 3, 8), value, ends, **options)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "onednn"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_product(biased, backend):
+    wide, weight = torch.randn(30, 96), torch.randn(50, 64)
+    bias = torch.randn(50) if biased else None
+    transposed = weight.t().contiguous().t()
+    for x, w in ((wide[:, :64], weight), (wide[:1, 32:], weight), (wide[:0, :64], weight), (wide[:, 32:], transposed)):
+        want = x.double() @ w.double().t() + (0 if bias is None else bias.double())
+        for out in (None, torch.empty(len(x), 50)):
+            found = ops.product(x, w, bias, out=out, backend=backend)
+            torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_product_takes_bfloat16_and_names_what_does_not_fit():
+    x, weight = torch.randn(8, 32).bfloat16(), torch.randn(16, 32).bfloat16()
+    want = (x.double() @ weight.double().t()).bfloat16()
+    torch.testing.assert_close(ops.product(x, weight), want, rtol=2.0**-7, atol=2.0**-7)
+    with pytest.raises(
+        ArgumentError, match=r"onednn takes float32 on the CPU without a gradient, this is torch.bfloat16"
+    ):
+        ops.product(x, weight, backend="onednn")
+    with pytest.raises(ArgumentError, match="backend: got 'cpp'; product has auto, torch and onednn"):
+        ops.product(x, weight, backend="cpp")
+
+
+def test_product_takes_onednn_where_mkl_leaves_avx512_idle(monkeypatch):
+    x, weight = torch.randn(40, 64), torch.randn(50, 64)
+    out = torch.empty(40, 50)
+    for idle in (True, False):
+        monkeypatch.setattr(products.env, "mkl_leaves_avx512_idle", lambda idle=idle: idle)
+        assert (ops.product(x, weight, out=out) is out) != idle
+        assert ops.product(x.clone().requires_grad_(), weight).grad_fn is not None

@@ -10,10 +10,13 @@ Operations of the forward and backward pass take and return torch tensors on the
 scoring stored NAGs take numpy arrays.
 """
 
+from nagfast.ops.attention import causal_attention, takes_attention
 from nagfast.ops.dispatch import (
     ACTIVATIONS,
     BACKENDS,
     MAX_PROFILES,
+    Answer,
+    asking,
     index_dtype,
     isa,
     native,
@@ -25,6 +28,7 @@ from nagfast.ops.dispatch import (
 from nagfast.ops.impact import segment_impact, swiglu_backward, swiglu_impact
 from nagfast.ops.loss import softmax_gradient
 from nagfast.ops.norms import add_rms_norm, norm_rotary
+from nagfast.ops.products import product
 from nagfast.ops.quantize import quantize_rows
 from nagfast.ops.stored import check_nags, count, score
 from nagfast.ops.topk import check_broken, topk, topk_profile
@@ -33,7 +37,10 @@ __all__ = [
     "ACTIVATIONS",
     "BACKENDS",
     "MAX_PROFILES",
+    "Answer",
     "add_rms_norm",
+    "asking",
+    "causal_attention",
     "check_broken",
     "check_nags",
     "count",
@@ -41,6 +48,7 @@ __all__ = [
     "isa",
     "native",
     "norm_rotary",
+    "product",
     "quantize_rows",
     "resolve",
     "resolve_for",
@@ -49,6 +57,7 @@ __all__ = [
     "softmax_gradient",
     "swiglu_backward",
     "swiglu_impact",
+    "takes_attention",
     "thread_count",
     "topk",
     "topk_profile",

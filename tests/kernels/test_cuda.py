@@ -5,12 +5,15 @@ import pytest
 import torch
 from tiny import NoTokenizer, tiny_backbone, tiny_model
 
-from nagfast import reference
-from nagfast.backbone import Backbone
+from nagfast import attention, ops, reference, varlen
+from nagfast.backbone import Backbone, Measure
+from nagfast.errors import ArgumentError
 from nagfast.gradients import act_grad_nags
 from nagfast.kernels import bit_search
 from nagfast.kernels.profile_score import profile_sums
 from nagfast.packing import pack
+from nagfast.placing import place
+from nagfast.products import EmulatedFloat8Product, Float8Product
 
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
@@ -65,3 +68,101 @@ def test_act_grad_is_that_of_the_cpu():
     assert (found[-1] == 0xFFFF).all()
     overlaps = [reference.overlap(a, b) for a, b in zip(expected[:-1], found[:-1], strict=True)]
     assert np.mean(overlaps) > 0.98  # matrix products may run in TF32
+
+
+# --- the backbone -----------------------------------------------------------------------------------------------------
+
+
+def twins(name, dtype, **options):
+    """The same model on the CPU in float32 and on the GPU."""
+    cpu = tiny_backbone(name, **options)
+    gpu = Backbone(tiny_model(name, dtype=dtype, **options).cuda(), NoTokenizer(), name, torch.device("cuda"))
+    gpu.prepare()
+    return cpu, gpu
+
+
+def batch_of(lengths=(130, 60, 60, 17, 17, 5, 1)):
+    rng = np.random.default_rng(0)
+    (batch,) = pack([rng.integers(0, 300, size=n) for n in lengths], 1000)
+    return batch
+
+
+WIDE = {"head_dim": 64, "hidden_size": 256, "intermediate_size": 640}  # heads that the kernel takes
+
+
+@pytest.mark.parametrize("window", [None, 1, 16])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_variable_length_attention_is_that_of_runs(kv_heads, window):
+    documents = place(batch_of(), torch.device("cuda")).documents
+    generator = torch.Generator("cuda").manual_seed(0)
+    total = int(documents.cu_seqlens[-1])
+    merged = torch.randn(total, 4 + 2 * kv_heads, 64, device="cuda", generator=generator).to(torch.bfloat16)
+    q, k, v = merged.split([4, kv_heads, kv_heads], dim=1)
+    assert varlen.fits(q, v)
+    found = varlen.attend(q, k, v, documents, 0.125, window)
+    expected = attention.attend(q.float(), k.float(), v.float(), documents, attention.Scoring(0.125, window))
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "llama", "mistral", "smollm3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_tiers_measure_as_the_cpu_does(name, dtype):
+    cpu, gpu = twins(name, dtype, **WIDE)
+    assert (gpu.layout, gpu.tier) == ("packed", "fast")
+    batch, measure = batch_of(), Measure(("fwd_up", "fwd_down", "att_o"))
+    expected = cpu.impacts(batch, measure)
+    for tier in ("fast", "generic"):
+        gpu.fast = gpu.fast if tier == "fast" else None
+        found = gpu.impacts(batch, measure)
+        for neuron_type, impacts in expected.items():
+            scale = impacts.max(axis=(0, 2), keepdims=True)
+            assert (np.abs(found[neuron_type] - impacts) / scale).max() < 0.05
+        nags = gpu.nags(batch, 16)["fwd_up"]
+        np.testing.assert_array_equal(nags, reference.topk(found["fwd_up"], 16))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "olmo2", "phi3", "granite", "cohere2", "gpt_neox"])
+def test_other_architectures_are_packed(name):
+    cpu, gpu = twins(name, torch.bfloat16)
+    assert gpu.layout == "packed"
+    a, b = (x.nags(batch_of(), 16)["fwd_up"] for x in (cpu, gpu))
+    assert np.mean([reference.overlap(x, y) for x, y in zip(a, b, strict=True)]) > 0.85
+
+
+def test_batches_on_their_way_back_do_not_touch_each_other():
+    _, gpu = twins("qwen3", torch.bfloat16, **WIDE)
+    rng = np.random.default_rng(1)
+    batches = list(pack([rng.integers(0, 300, size=n) for n in rng.integers(1, 130, 300)], 2048))
+    expected = [gpu.nags(b, 16)["fwd_up"].copy() for b in batches]
+    pending = [gpu.start_nags(b, 16) for b in batches]
+    for started, wanted in zip(pending, expected, strict=True):
+        np.testing.assert_array_equal(started.result()["fwd_up"], wanted)
+    table = rng.integers(0, 60_000, (gpu.num_layers, gpu.num_neurons(), 2)).astype(np.uint16)
+    sums = [gpu.start_sums(b, table, 16) for b in batches]
+    for started, wanted in zip(sums, expected, strict=True):
+        np.testing.assert_array_equal(started.result(), ops.score(wanted, table))
+
+
+def test_what_is_not_a_number_is_refused_with_the_result():
+    _, gpu = twins("llama", torch.bfloat16, **WIDE)
+    gpu.layers[1].mlp.up_proj.weight.data[3] = float("nan")
+    pending = gpu.start_nags(batch_of(), 16)
+    with pytest.raises(ArgumentError, match="NaN"):
+        pending.result()
+
+
+def test_act_grad_through_the_attention_kernel():
+    cpu, gpu = twins("qwen3", torch.bfloat16, **WIDE)
+    a, b = (act_grad_nags(x, batch_of(), 16)[:-1] for x in (cpu, gpu))
+    assert np.mean([reference.overlap(x, y) for x, y in zip(a, b, strict=True)]) > 0.8
+
+
+@pytest.mark.skipif(torch.cuda.get_device_capability() < (8, 9), reason="no float8 products")
+def test_float8():
+    _, gpu = twins("qwen3", torch.bfloat16, **WIDE)
+    weight = torch.randn(640, 256, device="cuda").to(torch.bfloat16)
+    x = torch.randn(300, 512, device="cuda").to(torch.bfloat16)[:, :256]
+    outs = [p.of(weight)(x, x.new_empty(300, 640)) for p in (Float8Product, EmulatedFloat8Product)]
+    torch.testing.assert_close(*outs, rtol=0.02, atol=0.05)
+    gpu.use_float8()
+    assert gpu.float8_report.overlap > 0.7

@@ -12,6 +12,12 @@ def isa(request):
     return request.param
 
 
+@pytest.fixture(params=_C.available_isas(sets=True))
+def set_isa(request):
+    """Return each instruction set that set similarity can take on this machine."""
+    return request.param
+
+
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
     return request.param

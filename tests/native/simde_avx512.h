@@ -101,6 +101,9 @@ uint32_t compare_epu16(uint32_t mask, simde__m512i a, simde__m512i b) {
 #define _mm512_mask_storeu_ps(to, mask, x) simde_gaps::mask_store<float>(to, mask, x)
 #define _mm256_maskz_loadu_epi16(mask, from) simde_gaps::maskz_load<simde__m256i, uint16_t>(mask, from)
 #define _mm256_mask_storeu_epi16(to, mask, x) simde_gaps::mask_store<uint16_t>(to, mask, x)
+// SIMDe aliases this one only where the compiler lacks it.
+#undef _mm512_2intersect_epi32
+#define _mm512_2intersect_epi32(a, b, of_a, of_b) simde_mm512_2intersect_epi32(a, b, of_a, of_b)
 #undef _mm512_maskz_loadu_epi16
 #undef _mm512_mask_cmpeq_epi16_mask
 #undef _mm512_cmpgt_epu16_mask

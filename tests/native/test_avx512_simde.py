@@ -36,7 +36,7 @@ def why_not():
 
 def compile_file(source, folder):
     target = folder / (source.stem + ".o")
-    flags = ["-mavx2", "-mfma"] if source.stem.endswith(("_avx2", "_avx512")) else []
+    flags = ["-mavx2", "-mfma"] if source.stem.endswith(("_avx2", "_avx512", "_vp2intersect")) else []
     includes = [f"-I{path}" for path in (CSRC, HERE, pybind11.get_include(), sysconfig.get_paths()["include"])]
     command = [COMPILER, "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", *flags, *includes]
     command += ["-DNAGFAST_X86=1", "-DNAGFAST_SIMDE=1", "-c", source, "-o", target]
@@ -62,14 +62,14 @@ def emulated(tmp_path_factory):
     return module
 
 
-def same_bytes(call, *outputs):
+def same_bytes(call, *outputs, isas=("scalar", "avx512")):
     """Call with each instruction set on poisoned copies of the outputs and compare them to the bit."""
     results = []
-    for isa in ("scalar", "avx512"):
+    for isa in isas:
         copies = [output.copy() for output in outputs]
         call(*copies, isa=isa)
         results.append([copy.tobytes() for copy in copies])
-    assert results[0] == results[1]
+    assert all(result == results[0] for result in results)
 
 
 def floats(shape, dtype, seed):
@@ -130,6 +130,18 @@ def test_norms(emulated, dtype):
 
         same_bytes(norm, residual, x)
         same_bytes(turn, x)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_causal_attention(emulated, dtype):
+    cu_seqlens = np.array([0, 0, 1, 40, 60], np.int64)
+    for dim in [2, 17, 64]:
+        query, key, value = (floats((60, 4 * dim), dtype, dim + s).reshape(60, 4, dim) for s in range(3))
+
+        def attend(out, isa, arrays=(query, key[:, :2], value[:, :2])):
+            emulated.causal_attention(*arrays, cu_seqlens, out, 0.3, isa=isa)
+
+        same_bytes(attend, query)
 
 
 def test_silu_over_its_range(emulated):
@@ -205,8 +217,10 @@ def test_overlap(emulated, k, index):
                 def among(out, isa, other=other, view=view, options=options):
                     emulated.overlap_candidates(other, view, candidates, out, isa=isa, **options)
 
-                same_bytes(matrix, np.full((3, 150), -7, kind))
-                same_bytes(among, np.full((3, 90), -7, kind))
+                isas = emulated.available_isas(sets=True)
+                assert "vp2intersect" in isas
+                same_bytes(matrix, np.full((3, 150), -7, kind), isas=isas)
+                same_bytes(among, np.full((3, 90), -7, kind), isas=isas)
     wrong = b.copy()
     wrong[131, 2, k - 1] = 200
     with pytest.raises(ValueError, match="b: document 131, layer 2 holds index 200"):

@@ -14,6 +14,14 @@ def test_order_is_slowest_first():
     assert _C.available_isas() == [isa for isa in order if isa in _C.available_isas()]
 
 
+def test_some_are_for_set_similarity_only():
+    isas = _C.available_isas(sets=True)
+    assert [isa for isa in isas if isa != "vp2intersect"] == _C.available_isas()
+    assert isas.index("vp2intersect") == len(isas) - 1 if "vp2intersect" in isas else True
+    with pytest.raises(ValueError, match="'vp2intersect' is not available here"):
+        _C.resolve_isa("vp2intersect")
+
+
 def test_auto_is_the_fastest():
     assert _C.resolve_isa("auto") == _C.available_isas()[-1]
 

@@ -65,39 +65,39 @@ def pairs(a, b, neurons, weights=None, **options):
 
 @pytest.mark.parametrize("index", INDEX_TYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_matrix_equals_numpy(shape, index, isa):
+def test_matrix_equals_numpy(shape, index, set_isa):
     a, b = draw_both(shape, index)
     neurons = shape[5]
-    np.testing.assert_array_equal(matrix(a, b, neurons, isa=isa), expected_matrix(a, b, neurons))
+    np.testing.assert_array_equal(matrix(a, b, neurons, isa=set_isa), expected_matrix(a, b, neurons))
     weights = draw_weights(shape[2], neurons)
-    np.testing.assert_array_equal(matrix(a, b, neurons, weights, isa=isa), expected_matrix(a, b, neurons, weights))
+    np.testing.assert_array_equal(matrix(a, b, neurons, weights, isa=set_isa), expected_matrix(a, b, neurons, weights))
 
 
-def test_equal_sets_share_all(isa):
+def test_equal_sets_share_all(set_isa):
     for k in [16, 20, 32, 33, 64, 96]:
         a = draw(2, 3, k, 100)
         b = np.ascontiguousarray(a[:, :, np.random.default_rng(0).permutation(k)])
-        np.testing.assert_array_equal(matrix(a, b, 100, isa=isa).diagonal(), 3 * k)
+        np.testing.assert_array_equal(matrix(a, b, 100, isa=set_isa).diagonal(), 3 * k)
 
 
 @pytest.mark.parametrize("step", [8, 32, 2048])
-def test_neurons_of_one_bucket(step, isa):
+def test_neurons_of_one_bucket(step, set_isa):
     """Multiples of a power of two crowd into few buckets under any multiplier, so that the buckets get deep."""
     a = (np.arange(24) * step % 65521).astype(np.uint16).reshape(1, 1, 24)
     b = np.stack([a[0], a[0] + np.uint16(step // 2), np.roll(a[0], 5, axis=1)])
     b[1, 0, 3] = a[0, 0, 17]
-    np.testing.assert_array_equal(matrix(a, b, 65535, isa=isa), [[24, 1, 24]])
+    np.testing.assert_array_equal(matrix(a, b, 65535, isa=set_isa), [[24, 1, 24]])
 
 
 @pytest.mark.parametrize("index", INDEX_TYPES)
-def test_candidates_equal_numpy(index, isa, threads):
+def test_candidates_equal_numpy(index, set_isa, threads):
     a, b = draw(7, 4, 20, 90, index, 1), draw(50, 4, 20, 90, index, 2)
     candidates = np.random.default_rng(0).integers(-1, 50, (7, 700))
     candidates[3] = -1
     for weights in (None, draw_weights(4, 90)):
         full = expected_matrix(a, b, 90, weights)
         want = np.where(candidates < 0, -1, np.take_along_axis(full, np.maximum(candidates, 0), axis=1))
-        np.testing.assert_array_equal(among(a, b, candidates, 90, weights, isa=isa, threads=threads), want)
+        np.testing.assert_array_equal(among(a, b, candidates, 90, weights, isa=set_isa, threads=threads), want)
 
 
 @pytest.mark.parametrize("index", INDEX_TYPES)
@@ -112,41 +112,41 @@ def test_pairs_equal_numpy(index, threads):
         np.testing.assert_array_equal(pairs(a, b, 20, weights, threads=threads), want)
 
 
-def test_threads_do_not_show(isa, threads):
+def test_threads_do_not_show(set_isa, threads):
     a, b = draw(40, 3, 20, 80, seed=1), draw(130, 3, 20, 80, seed=2)
-    np.testing.assert_array_equal(matrix(a, b, 80, isa=isa, threads=threads), expected_matrix(a, b, 80))
+    np.testing.assert_array_equal(matrix(a, b, 80, isa=set_isa, threads=threads), expected_matrix(a, b, 80))
 
 
 @pytest.mark.parametrize("index", INDEX_TYPES)
-def test_views_are_read(index, isa):
+def test_views_are_read(index, set_isa):
     wide_a, wide_b = draw(9, 6, 60, 99, index, 1), draw(80, 6, 60, 99, index, 2)
     for cut in [np.s_[:, :, :20], np.s_[::3, 1:5, :19], np.s_[::-1, ::2, 5:30], np.s_[1::2, :, :1], np.s_[:, :1, 1:40]]:
         a, b = wide_a[cut], wide_b[cut]
-        np.testing.assert_array_equal(matrix(a, b, 99, isa=isa), expected_matrix(a, b, 99))
+        np.testing.assert_array_equal(matrix(a, b, 99, isa=set_isa), expected_matrix(a, b, 99))
 
 
-def test_entries_beyond_a_view_do_not_count(isa):
+def test_entries_beyond_a_view_do_not_count(set_isa):
     """Neighbours in memory hold indices that would be refused, and nothing beyond the last row is read."""
     for k in [16, 20, 24, 30, 32]:
         wide = np.full((5, 3, k + 9), 0xFFFE, np.uint16)
         wide[:, :, :k] = draw(5, 3, k, 64, seed=k)
         wide[2] = 0xFFFF
         view = wide[:, :, :k]
-        np.testing.assert_array_equal(matrix(view, view, 64, isa=isa), expected_matrix(view, view, 64))
+        np.testing.assert_array_equal(matrix(view, view, 64, isa=set_isa), expected_matrix(view, view, 64))
 
 
-def test_repeats_in_a_set_count_once_in_a_and_each_in_b(isa):
+def test_repeats_in_a_set_count_once_in_a_and_each_in_b(set_isa):
     """Not a NAG, but the same from every instruction set."""
     a = draw(1, 2, 20, 200)
     b = a.copy()
     a[0, 0, 1:4] = a[0, 0, 0]
     b[0, 1, 1:4] = b[0, 1, 0]
-    np.testing.assert_array_equal(matrix(a, b, 200, isa=isa), [[17 + 20]])
+    np.testing.assert_array_equal(matrix(a, b, 200, isa=set_isa), [[17 + 20]])
 
 
 @pytest.mark.parametrize("index", INDEX_TYPES)
 @pytest.mark.parametrize("k", [1, 20, 27, 32])
-def test_the_first_index_out_of_range_is_named(k, index, isa, threads):
+def test_the_first_index_out_of_range_is_named(k, index, set_isa, threads):
     good = np.tile(draw(500, 2, k, 90, index), (6, 1, 1))
     for layer, entry, value in [(0, 0, 90), (1, k // 2, 91), (1, k - 1, np.iinfo(index).max - 1)]:
         bad = good.copy()
@@ -155,34 +155,34 @@ def test_the_first_index_out_of_range_is_named(k, index, isa, threads):
         bad[1133, 1, k - 1] = 0  # a stray sentinel, after it
         message = f"b: document 1131, layer {layer} holds index {value}, but a layer has N = 90"
         with pytest.raises(ValueError, match=message):
-            matrix(good[:3], bad, 90, isa=isa, threads=threads)
+            matrix(good[:3], bad, 90, isa=set_isa, threads=threads)
         with pytest.raises(ValueError, match=message):
             pairs(good, bad, 90, threads=threads)
         with pytest.raises(ValueError, match=message.replace("b:", "a:")):
-            matrix(bad, good[:60], 90, isa=isa, threads=threads)
+            matrix(bad, good[:60], 90, isa=set_isa, threads=threads)
         order = np.arange(3000)[None, ::-1].copy()  # in the order of the output
         with pytest.raises(ValueError, match="b: document 2999"):
-            among(good[:1], bad, order, 90, isa=isa, threads=threads)
+            among(good[:1], bad, order, 90, isa=set_isa, threads=threads)
 
 
-def test_stray_sentinels_are_refused(isa):
+def test_stray_sentinels_are_refused(set_isa):
     good, bad = draw(2, 2, 20, 90), draw(4, 2, 20, 90)
     bad[1] = 0xFFFF
     bad[1, 1, 2] = 8
     message = "document 1 starts with the sentinel 65535 but holds 8 in layer 1"
     with pytest.raises(ValueError, match="b: " + message):
-        matrix(good, bad, 90, isa=isa)
+        matrix(good, bad, 90, isa=set_isa)
     with pytest.raises(ValueError, match="a: " + message):
-        matrix(bad, good, 90, isa=isa)
+        matrix(bad, good, 90, isa=set_isa)
 
 
-def test_candidates_that_are_no_rows_are_refused(isa, threads):
+def test_candidates_that_are_no_rows_are_refused(set_isa, threads):
     a, b = draw(2, 2, 20, 90, seed=1), draw(60, 2, 20, 90, seed=2)
     for value in [60, -2, 2**62, -(2**62)]:
         candidates = np.zeros((2, 1500), np.int64)
         candidates[1, [333, 1400]] = value
         with pytest.raises(ValueError, match=rf"candidates: entry \[1, 333\] is {value}, but there are 60 targets"):
-            among(a, b, candidates, 90, isa=isa, threads=threads)
+            among(a, b, candidates, 90, isa=set_isa, threads=threads)
 
 
 A = np.zeros((4, 2, 3), np.uint16)
