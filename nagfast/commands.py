@@ -46,7 +46,7 @@ def _say_text(summary: TextSummary, out: str, quarantine: str) -> int:
         f"({rate:,.0f} tokens/s), {summary.shards} shards written, {summary.resumed} were there"
     )
     if summary.empty:
-        say(f"without a NAG (no tokens): {summary.empty:,} documents, similarity 0")
+        say(f"without a NAG (no tokens, or one under act_grad): {summary.empty:,} documents, similarity 0")
     if summary.quarantined:
         say(f"quarantined: {summary.quarantined:,} rows, see {quarantine}")
     for path in summary.unreadable:

@@ -73,9 +73,14 @@ class Rank:
 
     def own_file(self, path: Path) -> Path:
         """The file of this process where each writes one: scores.parquet -> scores-00000-of-00002.parquet."""
+        return self.all_files(path)[self.rank]
+
+    def all_files(self, path: Path) -> list[Path]:
+        """The files of all processes, by rank."""
         if self.alone:
-            return path
-        return path.with_name(f"{path.stem}-{self.rank:05d}-of-{self.world_size:05d}{path.suffix}")
+            return [path]
+        numbers = range(self.world_size)
+        return [path.with_name(f"{path.stem}-{n:05d}-of-{self.world_size:05d}{path.suffix}") for n in numbers]
 
     def describe(self) -> str:
         """`part 1 of 2`."""

@@ -2,7 +2,7 @@
 
 Documents come in parts (a shard, a window of texts). Batches never mix parts, but the next part's first batch starts
 while the last one's last batch is still under way, so the device does not wait where a part ends. Mixing them as well
-would save half a step a part: less than 1 % at 8,192 documents of 120 tokens and 16,384 tokens a step.
+would save the one step of a part that is not full: one of 61 at 8,192 documents of 120 tokens and 16,384 tokens a step.
 """
 
 from __future__ import annotations
