@@ -32,14 +32,24 @@ GROUPS = {
     "impact": r"impact|swiglu_backward",  # with the activation it is fused with
     "top-k": r"topk|top_k|sort|radix",
     "attention": r"flash|fmha|attention|attend|sdpa|scaled_dot|softmax_warp|softmax_forward",
-    "products": r"gemm|gemv|nvjet|cutlass|cublas|xmma|wgmma|aten::(mm|addmm|bmm|baddbmm|_scaled_mm)$|mkldnn_linear",
+    "products": r"gemm|gemv|nvjet|cutlass|cublas|xmma|wgmma|aten::(mm|addmm|bmm|baddbmm|_scaled_mm)$|mkldnn|::product",
     "copies": r"memcpy|memset|copy|aten::(cat|index|index_select|embedding)|gather|scatter|indexselect",
     "elementwise": r"norm|rotary|rope|elementwise|vectorized|reduce|quantize|softmax|silu|gelu|triton_"
     r"|aten::(mul|add|neg|pow|rsqrt|mean|sum|abs|div|sub|cos|sin|sigmoid|exp)_?$",
     "other": r"",
 }
 """Group -> what the name of a kernel or operation of it holds; the first that fits counts."""
-NATIVE = ("swiglu_impact", "segment_impact", "swiglu_backward", "topk", "topk_profile", "add_rms_norm", "norm_rotary")
+NATIVE = (
+    "causal_attention",
+    "product",
+    "swiglu_impact",
+    "segment_impact",
+    "swiglu_backward",
+    "topk",
+    "topk_profile",
+    "add_rms_norm",
+    "norm_rotary",
+)
 """Operations of nagfast.ops that the profiler cannot see on the CPU: they are no operations of torch."""
 GAP = "host gap"
 

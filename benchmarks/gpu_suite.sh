@@ -107,7 +107,6 @@ else
   bench actgrad-0.6b 45 actgrad "${cuda[@]}" --shape qwen3-0.6b --lengths 120
   bench invariance-0.6b 30 invariance --device cuda --shape qwen3-0.6b
   bench topk 20 topk --device cuda
-  bench score 20 score --device cuda
   for shape in qwen3-4b qwen3-8b llama-3.2-3b smollm3-3b; do
     bench "extract-$shape" 60 extract "${cuda[@]}" --shape "$shape" --lengths 120 --variants padded hf-body nagfast
   done

@@ -53,7 +53,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "explain": (configs.ExplainConfig, _lazy("commands", "explain")),
     "deactivate": (configs.DeactivateConfig, _lazy("commands", "deactivate")),
     "tsne": (configs.TsneConfig, _lazy("commands", "tsne")),
-    "doctor": (configs.DoctorConfig, _lazy("commands", "doctor")),
+    "doctor": (configs.DoctorConfig, _lazy("doctor", "doctor")),
 }
 BENCH = "The benchmark harness: checks, times in interleaved rounds, prints a table, appends JSON lines"
 

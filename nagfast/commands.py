@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nagfast import config as configs
-from nagfast import env
 from nagfast.errors import ArgumentError
 from nagfast.ranks import Rank
 
@@ -35,7 +33,7 @@ def extract(config: configs.ExtractConfig) -> int:
     from nagfast.extract_job import run_extract
 
     rank = Rank.from_environment()
-    rank.share_processors()
+    rank.share_processors(config.threads)
     summary = run_extract(config, rank=rank)
     return _say_text(summary, config.out, config.quarantine or f"{config.out}/quarantine")
 
@@ -48,7 +46,7 @@ def _say_text(summary: TextSummary, out: str, quarantine: str) -> int:
         f"({rate:,.0f} tokens/s), {summary.shards} shards written, {summary.resumed} were there"
     )
     if summary.empty:
-        say(f"without a NAG (no tokens): {summary.empty:,} documents, similarity 0")
+        say(f"without a NAG (no tokens, or one under act_grad): {summary.empty:,} documents, similarity 0")
     if summary.quarantined:
         say(f"quarantined: {summary.quarantined:,} rows, see {quarantine}")
     for path in summary.unreadable:
@@ -103,7 +101,7 @@ def _score_text(config: configs.ScoreConfig, profiles: Mapping[str, TargetProfil
     from nagfast.score_text import run_score_text
 
     rank = Rank.from_environment()
-    rank.share_processors()
+    rank.share_processors(config.threads)
     summary = run_score_text(config, profiles, rank=rank)
     say(f"{summary.out}: {summary.rows:,} documents scored against {', '.join(profiles)}")
     return _say_text(summary, summary.out, config.quarantine or f"{config.out}.quarantine")
@@ -313,45 +311,4 @@ def tsne(config: configs.TsneConfig) -> int:
         seed=config.seed,
     )
     say(f"{config.out}: {documents:,} documents")
-    return 0
-
-
-def doctor(_config: configs.DoctorConfig) -> int:
-    """What this machine has, and which backend each operation will take."""
-    import torch
-
-    from nagfast import ops
-
-    machine = env.machine()
-    say(f"nagfast {env.versions().get('nagfast', '?')}  commit {machine['commit'] or 'unknown'}")
-    say(
-        f"python {platform.python_version()}  "
-        + "  ".join(f"{k} {v}" for k, v in env.versions().items() if k != "python")
-    )
-    say(f"cpu: {machine['cpu']}, {machine['cores']} cores, torch uses {torch.get_num_threads()} threads")
-    say(f"gpu: {machine.get('gpu', 'none that torch can see')}")
-    say()
-    extension = ops.native()
-    if extension is None:
-        say("extension nagfast._C: not built; every op takes the reference backend (slow). pip install . builds it")
-    else:
-        isas = ", ".join(extension.available_isas())
-        say(f"extension nagfast._C: built; instruction sets here: {isas}; takes {extension.resolve_isa(ops.isa())}")
-    for op in ("swiglu_impact", "segment_impact", "topk", "add_rms_norm", "norm_rotary", "count", "score"):
-        say(f"  {op}: {ops.resolve('auto')}")
-    say(f"  float32 products on the CPU: {'oneDNN' if env.mkl_leaves_avx512_idle() else 'as torch does them'}")
-    dtype = "bfloat16" if torch.cuda.is_available() or env.has_bfloat16_matrix() else "float32"
-    why = (
-        "a GPU is there"
-        if torch.cuda.is_available()
-        else (
-            "this CPU has bfloat16 matrix instructions"
-            if env.has_bfloat16_matrix()
-            else "no GPU, and this CPU has no bfloat16 matrix instructions"
-        )
-    )
-    say(f"--dtype auto: {dtype} ({why})")
-    for package in ("scikit-learn", "matplotlib"):
-        found = env.version(package)
-        say(f"{package}: {found}" if found else f'{package}: not installed (pip install "nagfast[analysis]")')
     return 0

@@ -140,6 +140,7 @@ class _Parts:
         if taken:
             raise ArgumentError(f"--keep: {taken[0]!r} is a column of the scores already; leave it out")
         self.out = rank.own_file(Path(config.out))
+        self._all_outs = rank.all_files(Path(config.out))
         self.folder = Path(f"{config.out}.parts")
         clean_temporaries(self.folder)
         digest = hashlib.sha256()
@@ -187,8 +188,9 @@ class _Parts:
                 rows += len(table)
         for name in names:
             self._remove(self._path(name))
-        with contextlib.suppress(OSError):  # other processes may still have theirs in it
-            self.folder.rmdir()
+        if all(path.exists() for path in self._all_outs):  # nobody writes parts any more
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
         return rows
 
     def _path(self, shard: str) -> Path:

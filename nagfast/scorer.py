@@ -5,13 +5,14 @@ The scorer for other pipelines.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from nagfast.errors import ArgumentError
+from nagfast.errors import ArgumentError, NagfastError
 from nagfast.extraction import extract
 from nagfast.overlap import map_ahead
 from nagfast.prefix import Ints, encode_first
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from nagfast.schema import NagBatch
     from nagfast.search.nearest import NearestTargets
 
+log = logging.getLogger(__name__)
 CHUNK_TEXTS = 4096
 CHUNK_CHARACTERS = 1 << 24
 
@@ -45,7 +47,7 @@ class Scorer:
             backbone: the frozen model; the one the profile's NAGs were made with.
             profile: the target. Its spec says which neurons, impact, reduction, K and max_length.
             nearest: an index of target documents, for score_with_nearest; its K is at most the profile's. With a
-                backbone on a GPU it is searched there, exactly.
+                backbone on a GPU it is searched there, exactly; on the CPU where the GPU has no room for it.
             batch_tokens: tokens per step; default as in extract.
 
         Raises:
@@ -57,7 +59,7 @@ class Scorer:
         self._similarities = Similarities(backbone, {"the target": profile})
         if nearest is not None:
             nearest.require_comparable(profile.spec, "the profile")
-            nearest = nearest.to(backbone.device)
+            nearest = _beside(backbone, nearest)
         self.index = nearest
 
     def score(self, texts: Iterable[str]) -> npt.NDArray[np.float64]:
@@ -115,6 +117,15 @@ class Scorer:
                 reduction=spec.reduction,
                 batch_tokens=self.batch_tokens,
             )
+
+
+def _beside(backbone: Backbone, nearest: NearestTargets) -> NearestTargets:
+    """The index on the backbone's device, or as it is where it cannot be there."""
+    try:
+        return nearest.to(backbone.device)
+    except NagfastError as error:
+        log.warning("nearest: searched on the CPU (%s)", error)
+        return nearest
 
 
 class _Chunk(SimilarityPart):

@@ -39,7 +39,7 @@ class TextSummary:
     tokens: int = 0
     """Tokens the backbone saw."""
     empty: int = 0
-    """Documents without a NAG (no tokens) written."""
+    """Documents without a NAG (no tokens, or one under act_grad) written."""
     quarantined: int = 0
     """Rows set aside, those of earlier runs included."""
     unreadable: list[str] = field(default_factory=list)

@@ -54,7 +54,7 @@ LAYERS = [
     },
     {"steps", "text_shards", "extraction", "extract_job", "similarities", "score_text"},
     {"scorer", "adapters", "analysis", "bundled.train"},
-    {"commands", "cli", "__init__", "demo", "benchmarks"},
+    {"commands", "doctor", "cli", "__init__", "demo", "benchmarks"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

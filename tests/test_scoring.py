@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_targets import SPEC, nags, store
 
-from nagfast.errors import ArgumentError, SpecMismatchError
+from nagfast.errors import ArgumentError, NagfastError, SpecMismatchError
 from nagfast.schema import NagBatch
 from nagfast.scorer import Scorer, _chunks
 from nagfast.scoring import score_store
@@ -110,6 +110,24 @@ def test_scorer_agrees_with_extract_and_streams(golden):
         scorer.score(["a", 3])
     with pytest.raises(SpecMismatchError, match="the backbone"):
         Scorer(backbone, TargetProfile.fit(nags(5)))
+
+
+def test_scorer_searches_on_the_cpu_what_does_not_fit_the_gpu(golden, monkeypatch, caplog):
+    from nagfast.extraction import extract
+    from nagfast.search.nearest import NearestTargets
+
+    backbone, texts = golden["backbone"], golden["pool"]["doc"].to_pylist()[:5]
+    target = extract(golden["target"]["doc"].to_pylist()[:10], backbone, top_k=8, max_length=48)
+    index = NearestTargets.build(target)
+    wanted = Scorer(backbone, TargetProfile.fit(target), nearest=index).score_with_nearest(texts)[1]
+
+    def full(self, device):
+        raise NagfastError("the bit rows of 10 targets do not fit cuda:0")
+
+    monkeypatch.setattr(NearestTargets, "to", full)
+    scorer = Scorer(backbone, TargetProfile.fit(target), nearest=index)
+    assert "searched on the CPU (the bit rows of 10 targets do not fit cuda:0)" in caplog.text
+    assert scorer.score_with_nearest(texts)[1].tolist() == wanted.tolist()
 
 
 def test_scorer_tells_the_nearest_target_too(golden):

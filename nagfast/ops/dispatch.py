@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -54,6 +57,27 @@ def resolve(backend: str = "auto") -> str:
     return backend
 
 
+class Answer(Exception):  # noqa: N818 - not an error
+    """The backend an op would take: raised in place of running it, inside `asking`."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__(backend)
+        self.backend = backend
+
+
+_ASKED: ContextVar[torch.device | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def asking(device: torch.device) -> Iterator[None]:
+    """Inside, an op on tensors raises Answer as if its tensors were on a device that this machine may not have."""
+    token = _ASKED.set(device)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
 def resolve_for(device: torch.device, backend: str = "auto", *, cpp_lacks: str = "", triton_lacks: str = "") -> str:
     """The backend an op on tensors will take: "cpp", "reference" or "triton".
 
@@ -63,6 +87,13 @@ def resolve_for(device: torch.device, backend: str = "auto", *, cpp_lacks: str =
         cpp_lacks: what is asked for that the extension cannot do; auto then takes the reference.
         triton_lacks: what is asked for that there is no kernel for; likewise.
     """
+    asked = _ASKED.get()
+    if asked is not None:
+        raise Answer(_pick(asked, backend, cpp_lacks, triton_lacks))
+    return _pick(device, backend, cpp_lacks, triton_lacks)
+
+
+def _pick(device: torch.device, backend: str, cpp_lacks: str, triton_lacks: str) -> str:
     lacks = {"cpp": cpp_lacks, "triton": triton_lacks}.get(backend)
     if lacks:
         raise ArgumentError(f"backend: {backend} does not know {lacks}; use reference or auto")

@@ -117,3 +117,23 @@ def test_arrays_in_host_memory(targets, device, monkeypatch):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, wanted)
     assert [len(part) for part in index.search(queries[:0], 4)] == [0, 0]
+
+
+def test_a_scorer_takes_an_index_on_the_device(device):
+    """What NearestTargets.to gives: the same neighbours, and so the same similarities."""
+    from nagfast.backbone import Backbone
+    from nagfast.extraction import extract
+    from nagfast.scorer import Scorer
+    from nagfast.search.nearest import NearestTargets
+    from nagfast.targets import TargetProfile
+
+    backbone = Backbone.bundled(device=device.type)
+    texts = ["What is three plus four?", "The court held that the statute applies.", "def f(x): return x", ""]
+    target = extract(texts[:2], backbone, top_k=4, max_length=12)
+    exact = NearestTargets.build(target)
+    held = gpu.GpuIndex(exact.targets.indices, target.spec.num_neurons, device)
+    moved = NearestTargets(held, exact.record, exact.targets.indices, exact.docids)
+    scorer = Scorer(backbone, TargetProfile.fit(target), nearest=moved)
+    near = scorer.score_with_nearest(texts, k=2, aggregate="mean")[1]
+    assert near.tolist() == exact.search(extract(texts, backbone, top_k=4, max_length=12), 2).aggregate("mean").tolist()
+    assert near[0] > near[3] == 0
