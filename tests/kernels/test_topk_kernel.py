@@ -76,8 +76,7 @@ def test_chunks_are_added_on_the_fly(reduction, device):
     assert torch.equal(ops.topk(both[0], 5, backend="triton"), ops.topk(both[1], 5, backend="triton"))
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.uint16, torch.uint32])
-@pytest.mark.parametrize("profiles", [1, 3, 40])
+@pytest.mark.parametrize(("profiles", "dtype"), [(1, torch.int32), (3, torch.uint16), (40, torch.uint32)])
 def test_profiles(profiles, dtype, device):
     values = draw(3, 50, device)
     table = torch.from_numpy(np.random.default_rng(1).integers(0, 60_000, (50, profiles)))
