@@ -54,7 +54,7 @@ def add_profiles(
         tl.store(sums + profile, before + tl.sum(entries, axis=0), mask=inside)
 
 
-@triton.jit(do_not_specialize=["top_k", "profiles"])
+@triton.jit(do_not_specialize=["nag_stride", "top_k", "profiles"])
 def topk_kernel(
     values: tl.tensor,
     of_document: tl.tensor,
