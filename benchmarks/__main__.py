@@ -14,6 +14,7 @@ from nagfast.benchmarks import (  # noqa: F401 - registration
     breakdown,
     extract,
     invariance,
+    kernels,
     native,
     nearest,
     separation,

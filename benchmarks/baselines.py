@@ -142,7 +142,7 @@ def padded_act_grad_impacts(
         model.zero_grad(set_to_none=True)
     weight = mask.unsqueeze(-1)
     count = weight.sum(dim=1)
-    means = [((a.detach() * a.grad).abs() * weight).sum(dim=1) / count for a in kept]  # type: ignore[operator]
+    means = [((a.detach().float() * a.grad.float()).abs() * weight).sum(dim=1) / count for a in kept]  # type: ignore[union-attr]
     return torch.stack(means).transpose(0, 1).contiguous().float()
 
 

@@ -8,6 +8,7 @@ Variants, by the names --variants takes:
     hf, hf-body   a forward pass in SDPA that measures nothing, with lm_head and without: the cost of the model itself
     nagfast       the engine, in every arithmetic the device has
     text          the engine from a Parquet file of text to a store on disk: reading, tokenising, writing included
+    score         text in memory to similarities, NAGs never written
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,18 @@ from nagfast.benchmarks.harness import Benchmark, Check, Variant, hash_inputs, r
 from nagfast.config import ExtractConfig
 from nagfast.extract_job import run_extract
 from nagfast.extraction import default_batch_tokens
+from nagfast.extraction import extract as extract_texts
+from nagfast.scorer import Scorer
+from nagfast.targets import TargetProfile
 
-OVERLAP = {"float32": 0.999, "bfloat16": 0.95, "float8": 0.80}
+OVERLAP = {"float32": 0.999, "bfloat16": 0.95, "float8": 0.75}
 """Least share of the top K in common with the baseline; float32 differs in near-ties alone, the others in rounding."""
 CHECK_TOKENS = 8192
+CUDA_FILES = 4  # a job of one file would be mostly its beginning and its end
+TARGETS = 50  # documents of the profile that texts are scored against
 VARIANTS = {
     "cpu": ("padded", "nagfast", "allocator"),
-    "cuda": ("padded", "padded-best", "hf", "hf-body", "nagfast", "text"),
+    "cuda": ("padded", "padded-best", "hf", "hf-body", "nagfast", "text", "score"),
 }
 BATCHES = (16, 32, 64, 128, 256)
 
@@ -58,27 +65,43 @@ class _Texts:
 
     def __init__(self, run: engines.Engines, lengths: str, sizes: Any, sets: int, folder: Path) -> None:
         self.run, self.folder, self.calls = run, folder, 0
-        words = documents.one_token_words(run.backbones[run.main].tokenizer)
+        self.backbone = run.backbones[run.dtypes[-1] if run.device == "cpu" else run.main]
+        words = documents.one_token_words(self.backbone.tokenizer)
         self.longest = documents.LONGEST[lengths]
         # Documents of a fixed length are cut from longer ones, as they are in a corpus.
         whole = sizes if lengths == "web" else np.maximum(sizes, 4 * self.longest * (sizes == self.longest))
-        for seed in range(sets):
-            texts = documents.texts(whole, words, seed)
+        self.texts = [documents.texts(whole, words, seed) for seed in range(sets)]
+        self.at_once = 1 if run.device == "cpu" else len(self.texts)
+        for seed, texts in enumerate(self.texts):
             table = pa.table({"docid": [f"{seed}-{i}" for i in range(len(texts))], "doc": texts})
             pq.write_table(table, folder / f"text-{seed}.parquet")
-        self.sets = sets
 
-    def __call__(self, round_number: int) -> None:
+    def _numbers(self, round_number: int) -> list[int]:
+        """Which files a call takes: one after the other on the CPU, all on a GPU."""
+        return [(round_number + i) % len(self.texts) for i in range(self.at_once)]
+
+    def score(self, scorer: Scorer, round_number: int) -> None:
+        """The texts of a round against the profile."""
+        scorer.score([text for number in self._numbers(round_number) for text in self.texts[number]])
+
+    def scorer(self) -> Scorer:
+        """Against the first documents."""
+        few = self.texts[0][:TARGETS]
+        nags = extract_texts(few, self.backbone, top_k=self.run.options.top_k, max_length=self.longest)
+        return Scorer(self.backbone, TargetProfile.fit(nags), batch_tokens=self.run.options.batch_tokens)
+
+    def store(self, round_number: int) -> None:
+        """From the files of a round to a new store."""
         self.calls += 1
         o = self.run.options
         config = ExtractConfig(
-            inputs=(str(self.folder / f"text-{round_number % self.sets}.parquet"),),
+            inputs=tuple(str(self.folder / f"text-{number}.parquet") for number in self._numbers(round_number)),
             out=str(self.folder / f"{self.calls}.nag"),
             top_k=o.top_k,
             max_length=self.longest,
             batch_tokens=o.batch_tokens,
         )
-        run_extract(config, self.run.backbones[self.run.dtypes[-1] if o.device == "cpu" else self.run.main])
+        run_extract(config, self.backbone)
 
 
 class _Comparison:
@@ -167,13 +190,21 @@ class _Comparison:
                 )
         for dtype in run.dtypes if "nagfast" in wanted else ():
             yield f"nagfast {dtype}", lambda i, d=dtype: run.nags(self._tokens(i), d), None, dtype  # type: ignore[misc]
-        if "text" in wanted:
-            texts = _Texts(run, self.lengths, self.sizes, len(self.sets), self.folder)
-            dtype = main if self.cuda else run.dtypes[-1]
-            yield f"nagfast {dtype}, text to store", texts, None, dtype
+        if {"text", "score"} & {*wanted}:
+            yield from self._text_variants(wanted)
         if "allocator" in wanted:
             label = f"padded eager {main}, default allocator"
             yield label, lambda i: run.padded(self._tokens(i)), self._published_conditions, main
+
+    def _text_variants(self, wanted: tuple[str, ...]) -> Iterator[tuple[str, Variant, Any, str]]:
+        files = CUDA_FILES if self.cuda else len(self.sets)
+        texts = _Texts(self.run, self.lengths, self.sizes, files, self.folder)
+        dtype = self.run.main if self.cuda else self.run.dtypes[-1]
+        if "text" in wanted:
+            yield f"nagfast {dtype}, text to store", texts.store, None, dtype
+        if "score" in wanted:
+            scorer = texts.scorer()
+            yield f"nagfast {dtype}, text to scores", partial(texts.score, scorer), None, dtype
 
     def _notes(self) -> list[str]:
         notes = [
@@ -205,6 +236,7 @@ class _Comparison:
             units={"tokens": tokens, "documents": float(len(self.sizes))},
             around={label: around for label, (_, around, _) in variants.items() if around is not None},
             device=o.device,
+            work={label: CUDA_FILES if self.cuda and "text to" in label else 1 for label in variants},
             flops_per_call=dict.fromkeys(variants, flops * tokens),
             ceilings={label: reached[dtype] for label, (_, _, dtype) in variants.items()},
             params={

@@ -88,11 +88,13 @@ if [ -n "$smoke" ]; then
 else
   export -f build
   export python
-  step build 150 bash -c build
+  step build 180 bash -c build
   ls "$tree"/nagfast/_C*.so > /dev/null 2>&1 || ln -s "$root"/nagfast/_C*.so "$tree/nagfast/" 2> /dev/null
   step doctor 30 "$python" -m nagfast.cli doctor
   if "$python" -c 'import pytest' 2> /dev/null; then
-    step tests 90 "$python" -m pytest -q -x -c "$tree/pytest.ini" -p no:cacheprovider "$root/tests/kernels"
+    # Compiling ahead of time and interpreting are for machines without a GPU.
+    step tests 90 "$python" -m pytest -q -x -c "$tree/pytest.ini" -p no:cacheprovider \
+      --ignore-glob='*test_compile*' --ignore-glob='*test_interpreter*' "$root/tests/kernels"
   else
     report+=("tests: pytest is not installed; every benchmark has its own check")
   fi
@@ -107,7 +109,6 @@ else
   bench actgrad-0.6b 45 actgrad "${cuda[@]}" --shape qwen3-0.6b --lengths 120
   bench invariance-0.6b 30 invariance --device cuda --shape qwen3-0.6b
   bench topk 20 topk --device cuda
-  bench score 20 score --device cuda
   for shape in qwen3-4b qwen3-8b llama-3.2-3b smollm3-3b; do
     bench "extract-$shape" 60 extract "${cuda[@]}" --shape "$shape" --lengths 120 --variants padded hf-body nagfast
   done

@@ -69,6 +69,8 @@ class Benchmark:
     """What a reader of the result must know."""
     around: Mapping[str, Callable[[], AbstractContextManager[Any]]] = field(default_factory=dict)
     """Variant -> a context entered before each sample and left after it, outside the timed part."""
+    work: Mapping[str, float] = field(default_factory=dict)
+    """Variant -> how many times the work of `units` one call does, where not once; its samples are divided by it."""
     device: str = "cpu"
     """Where the variants work; timing waits for it."""
     flops_per_call: Mapping[str, float] = field(default_factory=dict)
@@ -132,7 +134,7 @@ def _sample(benchmark: Benchmark, name: str, round_number: int, repeats: int) ->
         for i in range(repeats):
             call(round_number * repeats + i)
         devices.synchronize(benchmark.device)
-        return (time.perf_counter() - begin) / repeats
+        return (time.perf_counter() - begin) / (repeats * benchmark.work.get(name, 1.0))
 
 
 def _attempt(benchmark: Benchmark, name: str, round_number: int, timed: _Timed) -> float | None:

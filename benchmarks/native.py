@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nagfast import ops, reference
-from nagfast.benchmarks import baselines
+from nagfast import doctor, ops, reference
+from nagfast.benchmarks import baselines, ceilings
 from nagfast.benchmarks.harness import Benchmark, Check, Variant, hash_inputs, register
 
 Array = npt.NDArray[Any]
@@ -100,6 +100,7 @@ def score(options: argparse.Namespace) -> Iterator[Benchmark]:
 
 
 def _topk_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--rows", type=int, default=2048, help="documents per call")
     parser.add_argument("--neurons", type=int, default=6144)
     parser.add_argument("--top-k", type=int, default=20)
@@ -109,32 +110,36 @@ def _topk_options(parser: argparse.ArgumentParser) -> None:
 
 @register("topk", _topk_options)
 def topk(options: argparse.Namespace) -> Iterator[Benchmark]:
-    """The K largest of every row against torch.topk; impacts are means of absolute normals, as in a random model."""
+    """The K largest of every row against torch.topk; impacts as in a random model."""
     o = options
     torch.set_num_threads(o.threads)
     generator = torch.Generator().manual_seed(0)
-    sets = [(torch.randn((o.rows, o.neurons), generator=generator) * 0.05 + 0.8).abs() for _ in range(3)]
+    drawn = [(torch.randn((o.rows, o.neurons), generator=generator) * 0.05 + 0.8).abs() for _ in range(3)]
+    sets = [s.to(o.device) for s in drawn]
+    backend = "cpp" if o.device == "cpu" else doctor.backend_of("topk", torch.device(o.device))
 
     def torch_topk(i: int) -> torch.Tensor:
         return torch.topk(sets[i % 3], o.top_k, dim=1).indices
 
     def ours(i: int) -> torch.Tensor:
-        return ops.topk(sets[i % 3], o.top_k, backend="cpp", threads=o.threads)
+        return ops.topk(sets[i % 3], o.top_k, backend=backend, threads=o.threads)
 
     def check() -> Check:
-        expected = reference.topk(sets[0].numpy(), o.top_k)
-        exact = bool((ours(0).numpy() == expected).all())
+        expected = reference.topk(drawn[0].numpy(), o.top_k)
+        exact = bool((ours(0).cpu().numpy() == expected).all())
         return Check(exact, {"exact": exact})
 
     moved = float(sets[0].nbytes + o.rows * o.top_k * 2)
     yield Benchmark(
         name="topk",
-        variants={"torch.topk": torch_topk, "cpp": ours},
+        variants={"torch.topk": torch_topk, backend: ours},
         check=check,
         units={"rows": float(o.rows)},
-        bytes_per_call={"torch.topk": moved, "cpp": moved},
+        bytes_per_call={"torch.topk": moved, backend: moved},
+        device=o.device,
+        ceilings={name: {"GB/s": round(ceilings.copy_gbs(o.device), 2)} for name in ("torch.topk", backend)},
         params={n: getattr(o, n) for n in ("rows", "neurons", "top_k", "threads")},
-        input_hash=hash_inputs(*(s.numpy() for s in sets)),
+        input_hash=hash_inputs(*(s.numpy() for s in drawn)),
     )
 
 

@@ -144,7 +144,7 @@ def _inverted(data: Data) -> Search:
 
 @register("nearest", _options)
 def nearest(options: argparse.Namespace) -> Iterator[Benchmark]:
-    """Queries/s, recall, build time and memory of every method."""
+    """Nearest targets: queries/s, recall, build time and memory of every method."""
     for data in _data(options):
         truth = ExactIndex(data.targets, data.neurons).search(data.queries, K, threads=options.threads)
         for group, most in ((COUNTING, options.queries), (LISTING, options.many)):

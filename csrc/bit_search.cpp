@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "bit_lanes.h"
 #include "bit_targets.h"
 #include "nag_check.h"
 #include "parallel.h"
@@ -20,68 +21,12 @@ constexpr int64_t kHeapBytes = int64_t{32} << 20;
 constexpr int64_t kMostQueries = 65536;
 // Items whose sums are kept between two groups of layers: 640 bytes each.
 constexpr int64_t kBitTogether = 1024;
-
 // Rows of the next block that each item sends for at most.
 constexpr int64_t kMostSent = 64;
 
 int64_t queries_together(int64_t k) {
   const int64_t fitting = kHeapBytes / (k * static_cast<int64_t>(sizeof(NearestKey)));
   return std::clamp(fitting, int64_t{256}, kMostQueries);
-}
-
-int lowest_bit(uint64_t word) {
-#if defined(__GNUC__)
-  return __builtin_ctzll(word);
-#else
-  int bit = 0;
-  while ((word >> bit & 1) == 0) ++bit;
-  return bit;
-#endif
-}
-
-// Without the popcount instruction, which the baseline lacks.
-int64_t ones(const BitRow& row) {
-  uint64_t total = 0;
-  for (uint64_t word : row.words) {
-    word -= word >> 1 & 0x5555555555555555;
-    word = (word & 0x3333333333333333) + (word >> 2 & 0x3333333333333333);
-    word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0F;
-    total += word * 0x0101010101010101 >> 56;
-  }
-  return static_cast<int64_t>(total);
-}
-
-// Leaves of the lanes in `mask` those whose sum is among the k largest, ties included: decided bit by bit from the top.
-void keep_largest(const BitRow* sums, int planes, int64_t k, BitRow& mask) {
-  BitRow sure{};
-  BitRow open = mask;
-  int64_t wanted = k;
-  for (int p = planes - 1; p >= 0; --p) {
-    BitRow with;
-    for (int w = 0; w < kBitWords; ++w) with.words[w] = open.words[w] & sums[p].words[w];
-    const int64_t count = ones(with);
-    if (count >= wanted) {
-      open = with;
-      continue;
-    }
-    wanted -= count;
-    for (int w = 0; w < kBitWords; ++w) {
-      sure.words[w] |= with.words[w];
-      open.words[w] &= ~sums[p].words[w];
-    }
-  }
-  for (int w = 0; w < kBitWords; ++w) mask.words[w] = sure.words[w] | open.words[w];
-}
-
-// Clears the lanes outside [first, last).
-void restrict_to(int64_t first, int64_t last, BitRow& mask) {
-  for (int64_t w = 0; w < kBitWords; ++w) {
-    const int64_t low = std::clamp(first - 64 * w, int64_t{0}, int64_t{64});
-    const int64_t high = std::clamp(last - 64 * w, int64_t{0}, int64_t{64});
-    const uint64_t below_high = high == 64 ? ~uint64_t{0} : (uint64_t{1} << high) - 1;
-    const uint64_t below_low = low == 64 ? ~uint64_t{0} : (uint64_t{1} << low) - 1;
-    mask.words[w] &= below_high & ~below_low;
-  }
 }
 
 // The least sum with which a target of id `lowest` or above can replace `worst`.
@@ -135,15 +80,7 @@ class BitSearcher {
     for (int64_t start = 0; start < count; start += kBitTogether) {
       const int64_t size = std::min(kBitTogether, count - start);
       if (first_taken_ < 0) lists_.take(size, [&](int64_t i) { return item_of(start + i).query; });
-      open_.resize(static_cast<size_t>(size));
-      int64_t bounds = 0;
-      for (int64_t i = 0; i < size; ++i) {
-        const BitItem item = item_of(start + i);
-        const int64_t bound = bound_to_enter(heap_of(item.query).worst(), lowest_);
-        open_[static_cast<size_t>(i)] = {item, i, bound};
-        bounds += bound;
-      }
-      const int64_t split = layers_before_check(bounds / size);
+      const int64_t split = layers_before_check(open_items(start, size, item_of, heap_of));
       if (split > 0) add_layers(0, split, heap_of);
       add_layers(split, targets_.layers(), heap_of);
     }
@@ -158,6 +95,21 @@ class BitSearcher {
     int64_t place;  // of its sums
     int64_t bound;  // the least sum that counts
   };
+
+  // Opens the items [start, start + size) that can find something; returns their mean bound.
+  template <typename ItemOf, typename HeapOf>
+  int64_t open_items(int64_t start, int64_t size, const ItemOf& item_of, const HeapOf& heap_of) {
+    open_.clear();
+    int64_t bounds = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      const BitItem item = item_of(start + i);
+      const int64_t bound = bound_to_enter(heap_of(item.query).worst(), lowest_);
+      if (bound > targets_.layers() * targets_.k()) continue;
+      open_.push_back({item, i, bound});
+      bounds += bound;
+    }
+    return open_.empty() ? 0 : bounds / static_cast<int64_t>(open_.size());
+  }
 
   // Once fewer rows are left than the bound asks for, most blocks are out of the question: none of their lanes has
   // reached what is missing. An eighth of the bound is enough to tell. 0 where too little would be left to save.

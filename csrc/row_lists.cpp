@@ -57,7 +57,7 @@ void RowLists<Index>::look_up(const uint32_t* map, int64_t neurons, int64_t star
   for (int64_t l = start; l < end; ++l, map += neurons) {
     const int64_t more = l + 1 < end ? map_bytes : 0;
     const char* following = reinterpret_cast<const char*>(map + neurons);
-    const Index* layer = taken_.data() + l * size_ * k;
+    const Index* layer = taken_.get() + l * size_ * k;
     for (int64_t i = 0; i < size; ++i) {
       for (int64_t byte = i * share; byte < std::min((i + 1) * share, more); byte += kLine) {
         NAGFAST_PREFETCH(following + byte);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "bit_search.h"
@@ -46,7 +47,8 @@ class RowLists {
   const NagView<Index>& queries_;
   int64_t size_ = 0;
   int64_t stride_;
-  std::vector<Index> taken_;  // [layers, size_, k]
+  int64_t room_ = 0;
+  std::unique_ptr<Index[]> taken_;  // [layers, size_, k]
   std::vector<char> empty_;   // [size_]: without a NAG
   std::vector<uint32_t> lists_;
   int64_t counts_[kBitBatch] = {};
@@ -58,14 +60,18 @@ void RowLists<Index>::take(int64_t size, const NumberOf& number_of) {
   constexpr int64_t kAhead = 8;
   const int64_t k = queries_.k;
   size_ = size;
-  taken_.resize(std::max(taken_.size(), static_cast<size_t>(queries_.layers * size * k)));
+  const int64_t entries = queries_.layers * size * k;
+  if (entries > room_) {
+    taken_.reset(new Index[static_cast<size_t>(entries)]);  // not set to zero first
+    room_ = entries;
+  }
   empty_.resize(static_cast<size_t>(size));
   for (int64_t i = 0; i < size; ++i) {
     if (i + kAhead < size) send_for(number_of(i + kAhead));
     const int64_t query = number_of(i);
     empty_[static_cast<size_t>(i)] = queries_.starts_with_sentinel(query);
     const Index* from = queries_.document(query);
-    Index* to = taken_.data() + i * k;
+    Index* to = taken_.get() + i * k;
     for (int64_t l = 0; l < queries_.layers; ++l, from += queries_.layer_stride, to += size * k) {
       std::memcpy(to, from, static_cast<size_t>(k) * sizeof(Index));
     }

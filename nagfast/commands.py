@@ -33,7 +33,7 @@ def extract(config: configs.ExtractConfig) -> int:
     from nagfast.extract_job import run_extract
 
     rank = Rank.from_environment()
-    rank.share_processors()
+    rank.share_processors(config.threads)
     summary = run_extract(config, rank=rank)
     return _say_text(summary, config.out, config.quarantine or f"{config.out}/quarantine")
 
@@ -101,7 +101,7 @@ def _score_text(config: configs.ScoreConfig, profiles: Mapping[str, TargetProfil
     from nagfast.score_text import run_score_text
 
     rank = Rank.from_environment()
-    rank.share_processors()
+    rank.share_processors(config.threads)
     summary = run_score_text(config, profiles, rank=rank)
     say(f"{summary.out}: {summary.rows:,} documents scored against {', '.join(profiles)}")
     return _say_text(summary, summary.out, config.quarantine or f"{config.out}.quarantine")

@@ -106,7 +106,7 @@ class GenericTier:
         def hook(tap: taps.Tap, neuron_type: str, layer: int) -> Any:
             def measure_output(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
                 x = tap.cut(output if output.ndim > 2 else output[None], length).flatten(0, 1)
-                impacts = ops.segment_impact(x, cu_seqlens, reduction=measure.reduction)
+                impacts = ops.segment_impact(x, cu_seqlens, reduction=measure.reduction, finish=False)
                 sink.take(neuron_type, layer, rows, impacts)
 
             return measure_output

@@ -64,12 +64,13 @@ class Rank:
         # A launcher may also show each process its own GPU only.
         return f"cuda:{self.local_rank}" if torch.cuda.is_available() and torch.cuda.device_count() > 1 else "auto"
 
-    def share_processors(self) -> None:
-        """Give the tokenizers library this process's share of the processors, unless the user did.
+    def share_processors(self, threads: int | None = None) -> None:
+        """Give the tokenizers library as many threads as asked for, else this process's share of the processors.
 
-        It holds only before the library's first batch, and for the whole process.
+        RAYON_NUM_THREADS, where the user set it, stays. It holds for the whole process, from the library's first batch.
         """
-        os.environ.setdefault("RAYON_NUM_THREADS", str(max(1, env.cpu_count() // self.local_world_size)))
+        share = max(1, env.cpu_count() // self.local_world_size)
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads or share))
 
     def own_file(self, path: Path) -> Path:
         """The file of this process where each writes one: scores.parquet -> scores-00000-of-00002.parquet."""

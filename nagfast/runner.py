@@ -81,7 +81,7 @@ class _Step:
     documents: Documents
     reduction: str
     wanted: frozenset[str]
-    take: Callable[[str, int, torch.Tensor], None]
+    take: Callable[[str, int, ops.Impacts], None]
     """Called with (neuron type, layer, impacts)."""
     cos: torch.Tensor
     """[T, head_dim], contiguous."""
@@ -108,7 +108,7 @@ class FastTier:
         """Measure a batch of at least one document into a sink; neuron types of NEURON_TYPES only."""
         rows, wanted = slice(0, len(batch.rows)), frozenset(measure.neuron_types)
 
-        def take(neuron_type: str, layer: int, impacts: torch.Tensor) -> None:
+        def take(neuron_type: str, layer: int, impacts: ops.Impacts) -> None:
             if neuron_type in wanted:
                 sink.take(neuron_type, layer, rows, impacts)
 
@@ -170,13 +170,13 @@ class FastTier:
     ) -> torch.Tensor:
         gate_up = self._product(products.gate_up, normed, "gate_up")
         impacts = ops.swiglu_impact(
-            gate_up, step.documents.cu_seqlens, activation=layer.activation, reduction=step.reduction
+            gate_up, step.documents.cu_seqlens, activation=layer.activation, reduction=step.reduction, finish=False
         )
         step.take("fwd_up", number, impacts)
         return self._product(products.down, gate_up[:, : layer.neurons], "block")
 
     def _measure(self, neuron_type: str, number: int, x: torch.Tensor, step: _Step) -> None:
-        impacts = ops.segment_impact(x, step.documents.cu_seqlens, reduction=step.reduction)
+        impacts = ops.segment_impact(x, step.documents.cu_seqlens, reduction=step.reduction, finish=False)
         step.take(neuron_type, number, impacts)
 
     def _product(self, product: Product, x: torch.Tensor, name: str) -> torch.Tensor:

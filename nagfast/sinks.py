@@ -34,8 +34,8 @@ class Measure:
 class Sink(Protocol):
     """Takes the impacts of one layer."""
 
-    def take(self, neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
-        """Keep what is wanted of impacts (float32 [documents of rows, N], overwritten later by the caller)."""
+    def take(self, neuron_type: str, layer: int, rows: slice, impacts: ops.Impacts) -> None:
+        """Keep what is wanted of impacts (float32 [documents of rows, N], or what ops.finished makes that of)."""
 
 
 class Pending(Generic[T]):
@@ -115,7 +115,7 @@ class NagSink:
         self.broken = no_flag(device)
         self.nags = {t: _zeros((documents, layers, top_k), n, device) for t, n in neurons.items()}
 
-    def take(self, neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
+    def take(self, neuron_type: str, layer: int, rows: slice, impacts: ops.Impacts) -> None:
         """Top K of one layer, written in place."""
         ops.topk(impacts, self.top_k, out=self.nags[neuron_type][rows, layer], broken=self.broken)
 
@@ -139,7 +139,7 @@ class SumSink:
         self.broken = no_flag(table.device)
         self.sums = torch.zeros((documents, table.shape[2]), dtype=torch.int64, device=table.device)
 
-    def take(self, neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
+    def take(self, neuron_type: str, layer: int, rows: slice, impacts: ops.Impacts) -> None:
         """Entries of one layer's top K, added in place."""
         ops.topk_profile(impacts, self.top_k, self.table[layer], self.sums[rows], broken=self.broken)
 
@@ -157,9 +157,9 @@ class ImpactSink:
             for t, n in neurons.items()
         }
 
-    def take(self, neuron_type: str, layer: int, rows: slice, impacts: torch.Tensor) -> None:
+    def take(self, neuron_type: str, layer: int, rows: slice, impacts: ops.Impacts) -> None:
         """Copy of one layer."""
-        self.impacts[neuron_type][rows, layer] = impacts
+        self.impacts[neuron_type][rows, layer] = ops.finished(impacts)
 
     def result(self) -> dict[str, Array]:
         """The impacts on the host."""

@@ -20,6 +20,8 @@ from nagfast.prefix import Ints
 
 log = logging.getLogger(__name__)
 
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What a RuntimeError that is no torch.OutOfMemoryError says where memory ran out: host, pinned host, workspaces."""
 UNDER_WAY = 2
 """Batches started and not yet taken: while one computes, the next is being laid out."""
 
@@ -125,7 +127,7 @@ class Steps(Generic[R]):
 
     def _no_memory(self, batch: PackedBatch, error: RuntimeError) -> None:
         """Raise again what is something else, or cannot be made smaller."""
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in NO_MEMORY):
             raise error
         if len(batch.rows) == 1:
             raise NagfastError(

@@ -125,6 +125,14 @@ def test_a_variant_out_of_memory_is_reported_and_the_others_go_on():
         harness.run(benchmark, rounds=1)
 
 
+def test_a_call_may_do_the_work_of_several(monkeypatch):
+    ticks = iter([0.0, 8.0, 10.0, 12.0])
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: next(ticks))
+    _, benchmark = make(work={"slow": 4.0})
+    slow, fast = harness.run(benchmark, rounds=1, warmup=0)
+    assert slow["samples"] == fast["samples"] == [2.0]
+
+
 def test_a_budget_ends_the_rounds():
     _, benchmark = make()
     slow, fast = harness.run(benchmark, rounds=5, warmup=0, budget=0.0)
@@ -252,7 +260,7 @@ def read_lines(folder):
 
 SMALL = {
     "extract": "--shape tiny --documents 11 --rounds 2 --batch-tokens 300 --variants padded padded-best hf hf-body "
-    "nagfast text allocator",
+    "nagfast text score allocator",
     "actgrad": "--shape tiny --layers 2 --documents 9 --rounds 2 --batch-tokens 300",
     "invariance": "--shape tiny --layers 2 --documents 5 --rounds 1 --lengths web-120 --batch-tokens 300",
     "score": "--documents 300 --neurons 640 --targets 40 --rounds 2 --min-seconds 0",
@@ -276,7 +284,8 @@ def test_benchmarks_run_small(name, tmp_path, capsys):
         assert {r["params"]["lengths"] for r in records} == {"120", "web-120"}
         assert all(r["check"]["overlap_float32"] >= 0.999 for r in records)
         assert all(0 < r["mfu"] == r["of_ceiling"] for r in records)
-        assert sum("text to store" in r["variant"] for r in records) == 2
+        for what in ("text to store", "text to scores"):
+            assert sum(what in r["variant"] for r in records) == 2
     assert "check" in capsys.readouterr().out
 
 

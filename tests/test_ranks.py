@@ -71,6 +71,19 @@ def test_the_device_is_the_process_s_own(monkeypatch):
     assert Rank(5, 8, 1, 4).device("auto") == "auto"
 
 
+def test_the_processes_share_the_processors(monkeypatch):
+    monkeypatch.setattr("nagfast.env.cpu_count", lambda: 16)
+    for given, rank, threads, found in (
+        ({}, Rank(5, 8, 1, 4), None, "4"),
+        ({}, Rank(0, 32, 0, 32), None, "1"),
+        ({}, Rank(), 3, "3"),
+        ({"RAYON_NUM_THREADS": "7"}, Rank(), 3, "7"),
+    ):
+        monkeypatch.setattr(os, "environ", dict(given))
+        rank.share_processors(threads)
+        assert os.environ["RAYON_NUM_THREADS"] == found
+
+
 def test_notes_of_unreadable_files_are_cleared_by_who_wrote_them(tmp_path):
     class Source:
         name, path = "a-00000000", "a.parquet"

@@ -86,6 +86,32 @@ def test_clusters_hold_every_row_once_and_none_is_oversized():
     np.testing.assert_array_equal(found.prototypes, again.prototypes)
 
 
+def test_prototypes_move_from_clusters_with_two_to_clusters_with_none():
+    clusters_, each = 12, 40
+    rng = np.random.default_rng(5)
+    of = np.repeat(np.arange(clusters_), each)
+    places = rng.random((clusters_, 4, 300))
+    nags = np.argsort(-(places[of] + rng.random((len(of), 4, 300)) * 0.5), axis=2)[:, :, :10].astype(np.uint16)
+    own = clusters.modes(nags, of.astype(np.int32), clusters_, 300)
+
+    def apart(prototypes):
+        """Return whether every cluster has a list to itself."""
+        nearest, _ = clusters._assign(nags, np.arange(len(nags)), prototypes, 300, 1)
+        return len(np.unique(nearest)) == clusters_ == len(np.unique(np.stack([of, nearest]), axis=1).T)
+
+    assert apart(own)
+    assert clusters._move(nags, own.copy(), 300, rng, 1) == 0
+    halves = clusters.modes(nags[:each], np.arange(each, dtype=np.int32) % 2, 2, 300)
+    for empty in range(1, clusters_):
+        prototypes = own.copy()
+        prototypes[[0, empty]] = halves
+        assert not apart(prototypes)
+        for _ in range(10 * clusters.MOVES):  # there are few candidates among 12 lists
+            clusters._move(nags, prototypes, 300, rng, 1)
+            prototypes = clusters._settle(nags, prototypes, 300, 2, rng, 1)
+        assert apart(prototypes)
+
+
 def test_ivf_reaches_the_recall_it_states(monkeypatch):
     monkeypatch.setattr(ivf, "QUERIES", 150)
     targets, queries = clustered(2000, 5, clusters=60, empty=[9]), clustered(300, 6, clusters=60)

@@ -121,10 +121,18 @@ def test_other_errors_come_through(late):
         list(Steps(device.start, 200, torch.device("cpu")).run([Sums([30, 30])]))
 
 
-def test_what_the_cpu_says_when_memory_runs_out_counts():
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_other_words_for_out_of_memory(message):
     def start(batch):
         if len(batch.rows) > 1:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            raise RuntimeError(message)
         return Started(Device(), batch, False)
 
     part = Sums([3, 4, 5])

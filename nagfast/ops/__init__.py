@@ -28,8 +28,9 @@ from nagfast.ops.dispatch import (
 from nagfast.ops.impact import segment_impact, swiglu_backward, swiglu_impact
 from nagfast.ops.loss import softmax_gradient
 from nagfast.ops.norms import add_rms_norm, norm_rotary
+from nagfast.ops.partials import Impacts, Partials, finished
 from nagfast.ops.products import product
-from nagfast.ops.quantize import quantize_rows
+from nagfast.ops.quantize import add_rms_norm_quantized, quantize_rows
 from nagfast.ops.stored import check_nags, count, score
 from nagfast.ops.topk import check_broken, topk, topk_profile
 
@@ -38,12 +39,16 @@ __all__ = [
     "BACKENDS",
     "MAX_PROFILES",
     "Answer",
+    "Impacts",
+    "Partials",
     "add_rms_norm",
+    "add_rms_norm_quantized",
     "asking",
     "causal_attention",
     "check_broken",
     "check_nags",
     "count",
+    "finished",
     "index_dtype",
     "isa",
     "native",

@@ -129,6 +129,13 @@ def torch_index_dtype(num_neurons: int) -> torch.dtype:
     return torch.uint16 if num_neurons <= MAX_UINT16_NEURONS else torch.uint32
 
 
+def require_columns(**tensors: torch.Tensor | None) -> None:
+    """Refuse tensors whose last dimension is not contiguous."""
+    for name, x in tensors.items():
+        if x is not None and x.shape[-1] > 1 and x.stride(-1) != 1:
+            raise ArgumentError(f"{name}: columns are {x.stride(-1)} values apart; give them contiguous")
+
+
 def native_view(x: torch.Tensor, name: str) -> Array:
     """A CPU tensor as the numpy array the extension takes: bfloat16 travels as uint16."""
     x = x.detach()

@@ -16,7 +16,8 @@ from nagfast import ops, reference_sets
 from nagfast.search.base import Array
 from nagfast.search.bits import BitRows
 
-SAMPLE_PER_LIST = 64
+SAMPLE_PER_LIST, LEAST_PER_LIST, SAMPLE = 64, 16, 65_536
+"""Targets that clusters are trained on: so many a list, fewer where they would be more than SAMPLE."""
 ITERATIONS = 8
 ROUNDS = 8
 MOVES = 6
@@ -24,7 +25,7 @@ MOVES = 6
 NEIGHBORS = 8
 """Documents that make a new prototype."""
 SETTLED = 0.01
-"""Share of the sample that still moves when training stops."""
+"""Share of the sample, or of the prototypes, that still moves when training stops."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ def _divide(
     if lists <= 1:
         return [rows]
     sample = rows
-    if len(rows) > SAMPLE_PER_LIST * lists:
-        sample = np.sort(rng.choice(rows, SAMPLE_PER_LIST * lists, replace=False))
+    wanted = max(min(SAMPLE_PER_LIST * lists, SAMPLE), LEAST_PER_LIST * lists)
+    if len(rows) > wanted:
+        sample = np.sort(rng.choice(rows, wanted, replace=False))
     prototypes = _train(np.ascontiguousarray(nags[sample]), num_neurons, lists, rng, threads)
     nearest, _ = _assign(nags, rows, prototypes, num_neurons, threads)
     by_list = np.argsort(nearest, kind="stable")
@@ -118,9 +120,10 @@ def _train(nags: Array, num_neurons: int, lists: int, rng: np.random.Generator, 
     prototypes = _settle(nags, _start(nags, num_neurons, lists, rng, threads), num_neurons, ITERATIONS, rng, threads)
     for _ in range(MOVES):
         moved = _move(nags, prototypes, num_neurons, rng, threads)
-        if moved == 0:
+        if moved > 0:
+            prototypes = _settle(nags, prototypes, num_neurons, 2, rng, threads)
+        if moved <= SETTLED * lists:
             break
-        prototypes = _settle(nags, prototypes, num_neurons, 2, rng, threads)
     return prototypes
 
 

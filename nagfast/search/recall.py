@@ -89,8 +89,8 @@ def mean_and_error(recalls: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def reaches(mean: float, error: float, wanted: float) -> bool:
-    """Whether a recall measured on a sample is enough: a standard error more than what is asked for, or all."""
-    return mean - error >= wanted or mean == 1.0
+    """Whether a recall measured on a sample is enough: two standard errors more than what is asked for, or all."""
+    return mean - 2 * error >= wanted or mean == 1.0
 
 
 def without_self(found: Found, own: Array, k: int) -> npt.NDArray[np.int32]:

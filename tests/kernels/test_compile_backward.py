@@ -3,7 +3,7 @@
 import pytest
 from compiling import compile_kernel
 
-from nagfast.kernels import softmax_gradient
+from nagfast.kernels import chunks, softmax_gradient
 from nagfast.kernels import swiglu_backward as kernel
 
 ACTIVATIONS = ["silu", "gelu", "gelu_tanh"]
@@ -14,9 +14,9 @@ def compile_chunks(activation, pointer, reduction="mean_abs", aligned=STRIDES):
     signature = {"gate_up": pointer, "d_act": pointer, "starts": "*i64", "ends": "*i64", "sums": "*fp32"}
     signature |= dict.fromkeys(STRIDES, "i32")
     constants = {"activation": activation, "squares": reduction == "l2"}
-    constants |= {"token_tile": kernel.TOKENS, "neuron_tile": kernel.NEURONS}
+    constants |= {"token_tile": chunks.TOKENS, "neuron_tile": chunks.NEURONS}
     return compile_kernel(
-        kernel.swiglu_backward_chunk_kernel, signature, constants, aligned=aligned, options=kernel.OPTIONS
+        kernel.swiglu_backward_chunk_kernel, signature, constants, aligned=aligned, options=chunks.OPTIONS
     )
 
 
@@ -38,10 +38,10 @@ def test_neurons_that_are_no_multiple_of_16_do_not_spill():
 
 
 def test_finishing_does_not_spill():
-    signature = {"sums": "*fp32", "chunks": "*i64", "lengths": "*i64", "impact": "*fp32", "neurons": "i32"}
-    constants = {"squares": True, "neuron_tile": kernel.NEURONS}
+    signature = {"sums": "*fp32", "of_document": "*i64", "lengths": "*i64", "impact": "*fp32", "neurons": "i32"}
+    constants = {"squares": True, "neuron_tile": chunks.NEURONS}
     compiled = compile_kernel(
-        kernel.impact_finish_kernel, signature, constants, aligned=("neurons",), options=kernel.OPTIONS
+        chunks.impact_finish_kernel, signature, constants, aligned=("neurons",), options=chunks.OPTIONS
     )
     assert (compiled.spills, compiled.stack) == (0, 0)
     assert compiled.registers <= 64

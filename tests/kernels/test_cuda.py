@@ -166,3 +166,48 @@ def test_float8():
     torch.testing.assert_close(*outs, rtol=0.02, atol=0.05)
     gpu.use_float8()
     assert gpu.float8_report.overlap > 0.7
+
+
+@pytest.mark.parametrize(("neurons", "k"), [(3072, 20), (6144, 20), (9728, 64), (12_288, 7), (70_001, 20)])
+def test_topk_is_exact_at_the_sizes_of_models(neurons, k):
+    generator = torch.Generator("cuda").manual_seed(0)
+    values = torch.rand((300, neurons), device="cuda", generator=generator).mul_(500).round_()  # many ties
+    low = (1 << 32) - 1
+    keys = (values.view(torch.int32).long() << 32) | (low - torch.arange(neurons, device="cuda"))
+    expected = low - (torch.topk(keys, k).values & low)
+    assert torch.equal(ops.topk(values, k, backend="triton").cpu().long(), expected.cpu())
+    table = torch.randint(0, 60_000, (neurons, 5), device="cuda", generator=generator, dtype=torch.int32)
+    sums = torch.zeros((300, 5), dtype=torch.int64, device="cuda")
+    ops.topk_profile(values, k, table, sums, backend="triton")
+    assert torch.equal(sums, table.long()[expected].sum(dim=1))
+
+
+def test_a_document_measures_the_same_whatever_it_is_packed_with():
+    """16,384 tokens in documents of 1 to 2,048: the activation, the impacts and the top K of each, alone and packed."""
+    lengths = [1, 127, 128, 129, 2048, 120, 700, *[120] * 80]
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    generator = torch.Generator("cuda").manual_seed(0)
+    gate_up = torch.randn((int(ends[-1]), 2 * 6144), device="cuda", generator=generator).bfloat16()
+    whole = gate_up.clone()
+    packed = ops.swiglu_impact(whole, ends, finish=False)
+    impacts, nags = ops.finished(packed), ops.topk(packed, 20)
+    assert torch.equal(nags.cpu(), ops.topk(impacts, 20).cpu())
+    up = gate_up[:, 6144:].float()
+    for d in (0, 1, 2, 3, 4, 5, 6, len(lengths) - 1):
+        part = slice(int(ends[d]), int(ends[d + 1]))
+        alone = gate_up[part].clone()
+        own = ops.swiglu_impact(alone, np.array([0, lengths[d]]))
+        assert torch.equal(own[0], impacts[d]) and torch.equal(alone, whole[part])
+        torch.testing.assert_close(own[0], up[part].abs().mean(dim=0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [1024, 2560, 6144])
+def test_rows_in_eight_bits_are_those_of_torch(width):
+    """On a GPU the kernel rounds as torch does, which the interpreter cannot show."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    x = torch.randn((999, width), device="cuda", generator=generator).bfloat16()
+    x[7] = 0
+    found, scale = ops.quantize_rows(x, backend="triton")
+    expected, scales = reference.quantize_rows(x)
+    assert torch.equal(scale, scales)
+    assert torch.equal(found.view(torch.uint8), expected.view(torch.uint8))
