@@ -28,9 +28,9 @@ from nagfast.benchmarks.tables import table
 from nagfast.cli import Parser
 
 STUDIES: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "breakdown": (breakdown.main, "where the time goes: products, attention, elementwise, impact, top-k, copies, host"),
+    "breakdown": (breakdown.main, "Where the time goes: products, attention, elementwise, impact, top-k, copies, host"),
     "separation": (separation.main, "ROC-AUC of NAG similarity on held-out documents, beside TF-IDF"),
-    "summary": (summary.main, "result files as one short table"),
+    "summary": (summary.main, "Result files as one short table"),
 }
 """What has a command line of its own."""
 

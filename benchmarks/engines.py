@@ -17,6 +17,7 @@ from nagfast import env
 from nagfast.backbone import Backbone
 from nagfast.benchmarks import baselines, devices, shapes
 from nagfast.benchmarks.documents import LENGTHS, Tokens, mean_size
+from nagfast.errors import NagfastError
 from nagfast.extraction import token_nags
 
 CUDA_TOKENS = 131_072  # of a call: eight steps of 16,384
@@ -96,6 +97,7 @@ class Engines:
             self.backbones["bfloat16"] = checked_backbone(twin, options.shape, self.device)
         self.dtypes = list(self.backbones)
         self._bfloat16_tier = self.backbones[self.main].fast
+        self._float8_report: object = None
         self._float8_tier = self._with_float8() if float8 and cuda else None
         self.vocab = int(self.backbones[self.main].config.vocab_size)
 
@@ -110,7 +112,11 @@ class Engines:
         backbone = self.backbones[self.main]
         if torch.cuda.get_device_capability(self.device) < (8, 9) or backbone.fast is None:
             return None
-        backbone.use_float8()
+        try:
+            backbone.use_float8()
+        except (NagfastError, RuntimeError) as error:  # the others are measured all the same, and this is told
+            self._float8_report = f"not measured: {str(error).splitlines()[0]}"
+            return None
         tier, backbone.fast = backbone.fast, self._bfloat16_tier
         self._float8_report = backbone.float8_report
         self.dtypes.append("float8")
@@ -168,7 +174,7 @@ class Engines:
         """How nagfast ran: the tier and why, and what float8 changed."""
         backbone = self.backbones[self.main]
         found = {"tier": f"{backbone.tier} ({backbone.tier_reason})"}
-        return found | ({} if self._float8_tier is None else {"float8": str(self._float8_report)})
+        return found | ({} if self._float8_report is None else {"float8": str(self._float8_report)})
 
     def release(self) -> None:
         """Let go of cached memory."""

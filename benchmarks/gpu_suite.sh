@@ -99,8 +99,7 @@ else
     report+=("tests: pytest is not installed; every benchmark has its own check")
   fi
   cuda=(--device cuda --rounds 3 --budget 15)
-  kernels() { "$python" -m nagfast.benchmarks --help | grep -q '^  kernels '; }
-  kernels && bench kernels 50 kernels --out "$out"
+  bench kernels 50 kernels
   bench extract-0.6b 75 extract "${cuda[@]}" --shape qwen3-0.6b
   bench extract-1.7b 75 extract "${cuda[@]}" --shape qwen3-1.7b
   bench breakdown-1.7b 30 breakdown --device cuda --shape qwen3-1.7b

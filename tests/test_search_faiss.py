@@ -135,6 +135,26 @@ def test_files_that_do_not_fit_are_refused(built, tmp_path):
         FaissIndex.load(tmp_path, TARGETS, N, p)
 
 
+def test_a_vector_longer_than_its_file_is_refused(built, tmp_path):
+    """Before memory is asked for: the limit is the file's size while it is read, and as before afterwards."""
+    import faiss
+
+    if not hasattr(faiss, "get_deserialization_vector_byte_limit"):
+        pytest.skip("this FAISS has no such limit")
+    built.save(tmp_path)
+    before = faiss.get_deserialization_vector_byte_limit()
+    data = (tmp_path / INDEX_FILE).read_bytes()
+    refused = []
+    for place in range(0, min(len(data), 200)):  # one of the first fields is the length of a vector
+        (tmp_path / INDEX_FILE).write_bytes(data[:place] + (1 << 33).to_bytes(8, "little") + data[place + 8 :])
+        try:
+            FaissIndex.load(tmp_path, TARGETS, N, built.parameters)
+        except NagfastError as error:
+            refused.append(str(error))
+        assert faiss.get_deserialization_vector_byte_limit() == before
+    assert any("limit" in reason or "exceeds" in reason for reason in refused)
+
+
 @needs_faiss
 def test_more_neighbours_than_targets():
     index = FaissIndex.build(TARGETS[:3], N, BuildOptions())

@@ -218,8 +218,7 @@ class FaissIndex:
         _check_parameters(parameters, folder)
         try:
             weights = read_array(folder / WEIGHTS_FILE)
-            read = faiss.read_index_binary if parameters["kind"] == "simhash" else faiss.read_index
-            index = read(str(folder / INDEX_FILE))
+            index = _read(faiss, folder / INDEX_FILE, parameters["kind"])
         except (OSError, ValueError, RuntimeError) as error:
             raise NagfastError(f"{folder}: the faiss index cannot be read ({error}); build it again") from None
         want = (nags.shape[1], num_neurons)
@@ -282,6 +281,19 @@ def _empty_index(faiss: Any, kind: str, documents: int) -> tuple[Any, str]:
     index = faiss.index_factory(dimensions, description, faiss.METRIC_INNER_PRODUCT)
     index.cp.niter = 10
     return index, "ivf"
+
+
+def _read(faiss: Any, path: Path, kind: str) -> Any:
+    """The index in a file; a vector that claims to be longer than the file is refused before memory is asked for."""
+    read = faiss.read_index_binary if kind == "simhash" else faiss.read_index
+    if not hasattr(faiss, "set_deserialization_vector_byte_limit"):  # older releases
+        return read(str(path))
+    before = faiss.get_deserialization_vector_byte_limit()
+    faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
+    try:
+        return read(str(path))
+    finally:
+        faiss.set_deserialization_vector_byte_limit(before)
 
 
 def _check_parameters(parameters: dict[str, Any], folder: Path) -> None:
