@@ -1,4 +1,4 @@
-"""What timing on a device needs: waiting for it, its peak memory, and telling that it ran out."""
+"""What timing on a device needs: waiting for it, its peak memory, and giving memory back."""
 
 from __future__ import annotations
 
@@ -30,11 +30,6 @@ def peak_rss_bytes() -> int:
     """Largest resident set of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the device has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def release(device: str) -> None:

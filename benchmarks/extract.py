@@ -35,6 +35,7 @@ from nagfast.extract_job import run_extract
 from nagfast.extraction import default_batch_tokens
 from nagfast.extraction import extract as extract_texts
 from nagfast.scorer import Scorer
+from nagfast.steps import is_out_of_memory
 from nagfast.targets import TargetProfile
 
 OVERLAP = {"float32": 0.999, "bfloat16": 0.95, "float8": 0.75}
@@ -150,7 +151,7 @@ class _Comparison:
                     self.run.padded(tokens, batch=batch)  # ends with a copy to the host
                     seconds = time.perf_counter() - begin
             except RuntimeError as error:
-                if not devices.is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self.run.release()
                 return

@@ -37,7 +37,7 @@ ln -s "$root/benchmarks" "$tree/nagfast/benchmarks"
 ln -s "$root/csrc" "$root/setup.py" "$tree/"
 printf '[pytest]\n' > "$tree/pytest.ini"
 cd "$tree" || exit 1
-export PYTHONPATH=$tree PYTHONUNBUFFERED=1
+export PYTHONPATH=$tree${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 left() { echo $((budget - (SECONDS - began))); }
 
@@ -93,7 +93,7 @@ else
   step doctor 30 "$python" -m nagfast.cli doctor
   if "$python" -c 'import pytest' 2> /dev/null; then
     # Compiling ahead of time and interpreting are for machines without a GPU.
-    step tests 90 "$python" -m pytest -q -x -c "$tree/pytest.ini" -p no:cacheprovider \
+    step tests 90 "$python" -m pytest -q -c "$tree/pytest.ini" -p no:cacheprovider \
       --ignore-glob='*test_compile*' --ignore-glob='*test_interpreter*' "$root/tests/kernels"
   else
     report+=("tests: pytest is not installed; every benchmark has its own check")

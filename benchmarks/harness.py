@@ -23,6 +23,7 @@ import numpy as np
 
 from nagfast import env
 from nagfast.benchmarks import devices
+from nagfast.steps import is_out_of_memory
 
 _HERE = Path(__file__).resolve().parent
 RESULTS = _HERE / "results" if (_HERE.parent / "pyproject.toml").is_file() else Path("bench-results")
@@ -145,7 +146,7 @@ def _attempt(benchmark: Benchmark, name: str, round_number: int, timed: _Timed) 
     try:
         seconds = _sample(benchmark, name, round_number, timed.repeats)
     except (RuntimeError, MemoryError) as error:
-        if not devices.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         timed.error, timed.seconds = "out of memory", []
     else:

@@ -27,7 +27,10 @@ OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": True}
 
 @dataclass(frozen=True)
 class Chunks:
-    """A packed batch cut into chunks, on the device (int64 tensors)."""
+    """A packed batch cut into chunks, on the device (int64 tensors).
+
+    Parts of one tensor: kernels must not be specialised on whether they begin at a multiple of 16 bytes.
+    """
 
     starts: torch.Tensor
     """First token of each chunk."""
@@ -76,7 +79,7 @@ def document_impact(
     return tl.sqrt(total) if squares else total / tokens
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["of_document", "lengths"])
 def impact_finish_kernel(
     sums: tl.tensor,
     of_document: tl.tensor,

@@ -20,7 +20,7 @@ from nagfast.kernels.activations import curve
 from nagfast.kernels.chunks import NEURONS, OPTIONS, TOKENS, Chunks, cut
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts", "ends"])
 def swiglu_backward_chunk_kernel(
     gate_up: tl.tensor,
     d_act: tl.tensor,

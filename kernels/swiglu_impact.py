@@ -19,7 +19,7 @@ from nagfast.kernels.activations import curve
 from nagfast.kernels.chunks import NEURONS, OPTIONS, TOKENS, Chunks, cut
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["starts", "ends"])
 def swiglu_impact_chunk_kernel(
     x: tl.tensor,
     starts: tl.tensor,

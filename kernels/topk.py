@@ -54,7 +54,11 @@ def add_profiles(
         tl.store(sums + profile, before + tl.sum(entries, axis=0), mask=inside)
 
 
-@triton.jit(do_not_specialize=["nag_stride", "top_k", "profiles"])
+# Where a layer's NAGs and a batch's tables begin is now a multiple of 16 bytes, now not: one variant for both.
+@triton.jit(
+    do_not_specialize=["nag_stride", "top_k", "profiles"],
+    do_not_specialize_on_alignment=["of_document", "lengths", "nags", "sums"],
+)
 def topk_kernel(
     values: tl.tensor,
     of_document: tl.tensor,

@@ -31,6 +31,11 @@ R_co = TypeVar("R_co", covariant=True)
 R_contra = TypeVar("R_contra", contravariant=True)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device has no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY)
+
+
 class Awaited(Protocol[R_co]):
     """A result that may still be on its way from the device (sinks.Pending is one)."""
 
@@ -127,7 +132,7 @@ class Steps(Generic[R]):
 
     def _no_memory(self, batch: PackedBatch, error: RuntimeError) -> None:
         """Raise again what is something else, or cannot be made smaller."""
-        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in NO_MEMORY):
+        if not is_out_of_memory(error):
             raise error
         if len(batch.rows) == 1:
             raise NagfastError(

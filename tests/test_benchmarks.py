@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from nagfast import reference, reference_sets
 from nagfast.benchmarks import (
@@ -107,11 +108,12 @@ def test_surroundings_are_not_timed(monkeypatch):
     assert slow["samples"] == [0.125] and calls
 
 
-def test_a_variant_out_of_memory_is_reported_and_the_others_go_on():
-    import torch
-
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when")]
+)
+def test_a_variant_out_of_memory_is_reported_and_the_others_go_on(error):
     def fails(_i):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     _, benchmark = make()
     benchmark = replace(benchmark, variants={"slow": fails, "fast": benchmark.variants["fast"]})

@@ -119,6 +119,7 @@ def test_faster_is_picked(monkeypatch):
     assert float8._pays(draw(32, 64)) is True
     assert float8._pays(draw(32, 64)) is False
     assert float8._pays(draw(32, 65)) is False and float8._pays(draw(33, 64)) is False
+    assert float8._pays(draw(48, 64)) is False  # whose half, 24 rows, is none that the GPU multiplies
 
 
 def test_where_it_is_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,11 @@ def test_steps_can_be_picked_and_a_failure_is_told(tmp_path):
 def test_no_step_begins_when_the_budget_is_spent(tmp_path):
     done = suite(tmp_path, "--smoke", python="/bin/false", BUDGET="0")
     assert done.returncode == 0 and "extract-tiny: no time left" in done.stdout
+
+
+def test_packages_that_were_carried_along_are_found(tmp_path):
+    stand_in = tmp_path / "python"
+    stand_in.write_text("#!/bin/sh\necho searched: $PYTHONPATH\n")
+    stand_in.chmod(0o755)
+    done = suite(tmp_path, "--smoke", python=str(stand_in), ONLY="extract-tiny", PYTHONPATH="/wheels")
+    assert done.returncode == 0 and re.search(r"searched: /\S+:/wheels\n", done.stdout)

@@ -97,17 +97,21 @@ def _pick(device: torch.device, backend: str, cpp_lacks: str, triton_lacks: str)
     lacks = {"cpp": cpp_lacks, "triton": triton_lacks}.get(backend)
     if lacks:
         raise ArgumentError(f"backend: {backend} does not know {lacks}; use reference or auto")
-    has_triton = find_spec("triton") is not None
-    if backend == "triton" and not has_triton:
+    if backend == "triton" and not _has_triton():
         raise missing("triton", "triton", "backend triton")
     if backend == "cpp" and device.type != "cpu":
         raise ArgumentError(f"backend: cpp takes tensors on the CPU, these are on {device}; use triton or reference")
     if backend == "triton":
         return "triton"
     if backend == "auto" and device.type != "cpu":
-        return "triton" if has_triton and not triton_lacks else "reference"
+        return "reference" if triton_lacks or not _has_triton() else "triton"
     chosen = resolve(backend)
     return "reference" if chosen == "cpp" and cpp_lacks else chosen
+
+
+def _has_triton() -> bool:
+    """Whether it is installed; asked only where that decides, as the search of the path takes a while."""
+    return find_spec("triton") is not None
 
 
 def thread_count(threads: int | None) -> int:

@@ -36,8 +36,8 @@ def compile_kernel(kernel, signature, constexprs, *, aligned=(), options=None, a
     """Compile kernel (a triton.jit function).
 
     signature: argument -> "*i32", "i64", ...; constexprs: argument -> value; aligned: integer arguments known to be
-    multiples of 16, as the launcher finds out by itself (pointers always are); options: num_warps, num_stages,
-    enable_fp_fusion.
+    multiples of 16, as the launcher finds out by itself (pointers are, but those that the kernel says may not be);
+    options: num_warps, num_stages, enable_fp_fusion.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -46,7 +46,8 @@ def compile_kernel(kernel, signature, constexprs, *, aligned=(), options=None, a
     names = kernel.arg_names
     assert set(signature) | set(constexprs) == set(names), f"arguments of {kernel.__name__}: {names}"
     types = {name: "constexpr" if name in constexprs else signature[name] for name in names}
-    whole = [name for name, kind in signature.items() if kind.startswith("*")] + list(aligned)
+    loose = {parameter.name for parameter in kernel.params if parameter.do_not_specialize_on_alignment}
+    whole = [n for n, kind in signature.items() if kind.startswith("*") and n not in loose] + list(aligned)
     attrs = {(names.index(name),): [["tt.divisibility", 16]] for name in whole}
     source = ASTSource(kernel, types, {(names.index(name),): value for name, value in constexprs.items()}, attrs)
     options = {"enable_fp_fusion": True, **(options or {})}

@@ -24,6 +24,8 @@ elif INTERPRETED:
     collect_ignore = COMPILED
 elif not torch.cuda.is_available():
     collect_ignore = ON_TENSORS
+else:
+    collect_ignore = ["test_backbone_kernels.py"]  # backbones on the CPU; test_cuda.py has them on the GPU
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """The kernels of the forward pass compile ahead of time for sm_90, without spills, to loads and stores of 16 bytes."""
 
+from importlib import import_module
+
 import pytest
 from compiling import compile_kernel
 
-from nagfast.kernels import chunks, norm_rotary, quantize, rms_norm, rows, swiglu_impact, topk
+from nagfast.kernels import chunks, norm_rotary, quantize, rms_norm, rows, swiglu_backward, swiglu_impact, topk
 
 PASSES = [("silu", "*bf16"), ("gelu", "*bf16"), ("gelu_tanh", "*bf16"), (None, "*bf16"), ("silu", "*fp32")]
 
@@ -98,3 +100,22 @@ def test_norm_rotary(pointer, heads, dim):
     vectors = 2 if pointer == "*bf16" else 4  # 8 values a thread of each half
     assert compiled.instructions("STG.E.128") == vectors
     assert compiled.instructions("LDG.E.128") >= vectors
+
+
+@pytest.mark.parametrize(
+    ("kernel", "names"),
+    [
+        (swiglu_impact.swiglu_impact_chunk_kernel, {"starts", "ends"}),
+        (swiglu_backward.swiglu_backward_chunk_kernel, {"starts", "ends"}),
+        (chunks.impact_finish_kernel, {"of_document", "lengths"}),
+        (topk.topk_kernel, {"of_document", "lengths", "nags", "sums"}),
+    ],
+)
+def test_a_batch_of_other_size_does_not_compile_anew(kernel, names):
+    """Parts of the tables and rows of the NAGs begin at any multiple of their own size (unknown names are no error)."""
+    assert {parameter.name for parameter in kernel.params if parameter.do_not_specialize_on_alignment} == names
+
+
+def test_ops_know_the_limits_of_the_kernels():
+    limits = import_module("nagfast.ops.topk").KERNEL_K, import_module("nagfast.ops.norms").KERNEL_WIDTH
+    assert limits == (topk.MAX_K, rows.MAX_WIDTH)
