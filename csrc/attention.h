@@ -8,7 +8,8 @@
 // in cache, so memory grows with the document's length only. Arithmetic is float32, rounded to the scalar once. Every
 // dot product and weighted sum is a chain of fused multiply-adds in order, lanes being keys in the first and columns in
 // the second: the result depends neither on what else is packed, nor on threads, nor on the instruction set. A NaN
-// reaches every query that may see it; in a value it may reach the queries before it in the tile too.
+// reaches every query that may see it; in a value it may reach others of the document as well: those before it in the
+// tile, and up to 20 after it whose window it has just left.
 #pragma once
 
 #include <cstdint>

@@ -200,7 +200,7 @@ class BitSearcher {
   const int planes_;
   std::vector<BitRow> sums_;  // [kBitTogether, planes_]
   std::vector<Open> open_;
-  BitRow mask_;
+  BitRow mask_{};
   BitTask task_{};
   int64_t first_taken_ = -1;  // -1: every search takes its own queries
   int64_t block_ = 0;

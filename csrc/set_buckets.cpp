@@ -11,7 +11,7 @@ constexpr int kTrials = 64;
 constexpr int kMaxBuckets = 32;
 
 int bucket_of(uint16_t neuron, uint16_t multiplier, int bits) {
-  return static_cast<uint16_t>(neuron * multiplier) >> (16 - bits);
+  return static_cast<uint16_t>(unsigned{neuron} * multiplier) >> (16 - bits);  // two uint16_t overflow an int
 }
 
 // Odd multipliers, spread over the range: a fixed sequence, so that equal sets have equal layouts.

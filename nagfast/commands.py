@@ -206,7 +206,7 @@ def index_build(config: configs.IndexBuildConfig) -> int:
     found = index.record.parameters
     say(f"{config.out}: {len(index):,} targets, {index.method}, {index.spec.describe()}")
     if "recall" in found:
-        say(f"recall@{found['recall_at']} {index.recall:.4f}, asked for {config.recall}")
+        say(f"recall@{found['recall_at']} {found['recall']:.4f}, asked for {config.recall}")
     if "threshold" in found:
         say(f"near-duplicates only: Jaccard similarity of {found['threshold']} and above")
     return 0

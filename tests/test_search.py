@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from search_data import SPEC, WIDE, clustered
 
@@ -14,6 +15,7 @@ from nagfast.errors import ArgumentError, NagfastError, SpecMismatchError
 from nagfast.search import bits, clusters, ivf
 from nagfast.search.bits import BitRows
 from nagfast.search.exact import ExactIndex
+from nagfast.search.folder import id_column
 from nagfast.search.nearest import NearestTargets
 from nagfast.search.neighbors import Neighbors, merge
 from nagfast.search.recall import tie_aware, without_self
@@ -134,6 +136,16 @@ def test_ivf_reaches_the_recall_it_states(monkeypatch):
     assert given.record.parameters["recall_queries"] == "given"
 
 
+def test_probes_are_no_more_than_a_search_returns(monkeypatch):
+    monkeypatch.setattr(ivf, "QUERIES", 100)
+    monkeypatch.setattr(ivf, "MOST_NEIGHBOURS", 2)
+    index = NearestTargets.build(clustered(2000, 5, clusters=60), method="ivf", recall=1.0)
+    assert index.record.parameters["probes"] == 2
+    assert index.recall < 1.0  # what is stated is what was measured, not what was asked for
+    with pytest.raises(ArgumentError, match="k: got 4097; use 1 to 4096"):
+        index.index.search(clustered(3).indices, 4097)
+
+
 def test_ivf_with_all_lists_probed_is_exact():
     targets, queries = clustered(700, 5), clustered(90, 6, empty=[4])
     index = NearestTargets.build(targets, method="ivf").index
@@ -164,6 +176,8 @@ def test_saved_and_opened_it_finds_the_same(tmp_path, method):
     found, truth = opened.search(queries, 9), index.search(queries, 9)
     same((found.counts, found.ids), (truth.counts, truth.ids))
     assert (opened.method, len(opened), opened.spec, opened.recall) == (method, 300, SPEC, index.recall)
+    assert (opened.recall is None) == (method == "minhash")  # near-duplicates are found or not, nothing is measured
+    assert method != "exact" or opened.recall == 1.0
     assert opened.docids.to_pylist()[:2] == ["t0", "t1"]
     assert opened.record.provenance["from"] == "here"
     assert opened.record.options["recall"] == 0.99
@@ -172,6 +186,15 @@ def test_saved_and_opened_it_finds_the_same(tmp_path, method):
         index.save(tmp_path / "i")
     index.save(tmp_path / "i", overwrite=True)
     assert len(NearestTargets.open(tmp_path / "i")) == 300
+
+
+def test_ids_in_several_pieces_stay_so(tmp_path, monkeypatch):
+    """As ids of more than 2 GB are, which one array of strings cannot hold."""
+    pieces = pa.chunked_array([["a", "b"], ["c", "d", "e"]])
+    NearestTargets.build(clustered(5), pieces).save(tmp_path / "i")
+    assert NearestTargets.open(tmp_path / "i").docids.to_pylist() == list("abcde")
+    monkeypatch.setattr(pa, "array", lambda *_: pieces)  # what it does with too many strings
+    assert id_column(list("abcde")) is pieces
 
 
 def test_auto_takes_lists_for_many(monkeypatch):
@@ -217,7 +240,7 @@ def test_wrong_content_with_right_checksums_is_refused(tmp_path, name):
 
     index = NearestTargets.build(clustered(120, 1), method="ivf")
     original = None
-    for change in ("high", "negative", "short", "type", "pickle"):
+    for change in ("high", "negative", "short", "single", "type", "pickle"):
         folder = tmp_path / change
         index.save(folder)
         original = np.load(folder / name)
@@ -228,6 +251,8 @@ def test_wrong_content_with_right_checksums_is_refused(tmp_path, name):
             array.reshape(-1)[0] = array.dtype.type(-3 if array.dtype == np.int64 else 65_534)
         elif change == "short":
             array = array[:-1]
+        elif change == "single":
+            array = array.reshape(-1)[0]
         elif change == "type":
             array = array.astype(np.float64)
         if change == "pickle":

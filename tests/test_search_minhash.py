@@ -241,6 +241,13 @@ def test_saved_parameters_restore_the_index(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_whole_threshold_can_be_loaded_again(tmp_path):
+    targets = draw(3)
+    index = MinHashIndex.build(targets, N, OPTIONS, threshold=1)
+    restored = MinHashIndex.load(tmp_path, targets, N, json.loads(json.dumps(index.parameters)))
+    assert restored.search(targets, 1)[1].tolist() == [[0], [1], [2]]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -268,6 +275,9 @@ def test_wrong_arguments_are_named():
         index.search(targets[:, :3], 1)
     with pytest.raises(errors.ArgumentError, match="threshold: got 1.5"):
         near_duplicates(targets, N, 1.5)
+    for num_perm in (0, 20_000):
+        with pytest.raises(errors.ArgumentError, match=f"num_perm: got {num_perm}; use 1 to 16384"):
+            MinHashIndex.build(targets, N, OPTIONS, num_perm=num_perm)
     with pytest.raises(errors.ArgumentError, match="num_perm: got 0"):
         minhash.signatures(targets, N, num_perm=0)
     with pytest.raises(errors.ArgumentError, match="seed: got -1"):

@@ -18,6 +18,8 @@ from nagfast.search.base import Array, Found
 SEGMENT = 32_768
 """Targets built together."""
 ROWS_KEPT, ROWS_STREAMED = 65_536, 262_144
+MOST_NEIGHBOURS = 4096
+"""Of one query: the extension takes no more."""
 
 
 class BitRows:
@@ -91,8 +93,8 @@ class BitRows:
                 f"queries: got {queries.dtype} with K={queries.shape[2]}, the targets are {self.nags.dtype} with "
                 f"K={self.nags.shape[2]}; use NAGs of one spec"
             )
-        if k < 1:
-            raise ArgumentError(f"k: got {k}; use at least 1")
+        if not 1 <= k <= MOST_NEIGHBOURS:
+            raise ArgumentError(f"k: got {k}; use 1 to {MOST_NEIGHBOURS}")
         return np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -1, np.int64)
 
     def _segments(self, threads: int | None) -> Iterator[tuple[tuple[int, int], Any]]:

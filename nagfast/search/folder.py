@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,20 @@ def _ours(path: Path) -> bool:
     return path.name == MANIFEST or path.name.startswith(".") or path.suffix in {".npy", ".parquet", ".index"}
 
 
+def id_column(docids: Iterable[str] | pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as a column of strings, in several pieces where they are more than one array holds (2 GB)."""
+    if isinstance(docids, pa.ChunkedArray):
+        return docids.cast(pa.string())
+    made = pa.array(docids, pa.string())
+    return made if isinstance(made, pa.ChunkedArray) else pa.chunked_array([made])
+
+
 def write_targets(folder: Path, nags: npt.NDArray[Any], docids: Sequence[str] | pa.ChunkedArray) -> list[str]:
     """Write the NAGs and their ids; returns the file names."""
     with atomic_path(folder / NAGS) as path, path.open("wb") as handle:
         np.save(handle, nags, allow_pickle=False)
     with atomic_path(folder / DOCIDS) as path:
-        pq.write_table(pa.table({"docid": pa.chunked_array([pa.array(docids, pa.string())])}), path)
+        pq.write_table(pa.table({"docid": id_column(docids)}), path)
     return [NAGS, DOCIDS]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from nagfast.arrays import read_array
 from nagfast.errors import NagfastError
 from nagfast.search.base import Array, BuildOptions, Found
-from nagfast.search.bits import BitRows
+from nagfast.search.bits import MOST_NEIGHBOURS, BitRows
 from nagfast.search.clusters import Clusters, cluster
 from nagfast.search.recall import Sample, mean_and_error, queries_were, reaches, samples
 
@@ -93,7 +93,7 @@ class IvfIndex:
         def enough(probes: int) -> bool:
             return reaches(*recall(tuning, probes), options.recall)
 
-        probes = _fewest(enough, len(self.clusters.prototypes))
+        probes = _fewest(enough, min(len(self.clusters.prototypes), MOST_NEIGHBOURS))
         stated = recall(stating, probes)
         self.parameters |= {
             "probes": probes,
@@ -130,7 +130,7 @@ class IvfIndex:
 def _check(
     folder: Path, nags: Array, order: Array, starts: Array, prototypes: Array, parameters: dict[str, Any]
 ) -> None:
-    lists = len(starts) - 1
+    lists = starts.size - 1
     probes = parameters.get("probes")
     right = (
         order.dtype == starts.dtype == np.int64
@@ -145,7 +145,7 @@ def _check(
         and prototypes.dtype == nags.dtype
         and prototypes.shape == (lists, *nags.shape[1:])
         and isinstance(probes, int)
-        and 1 <= probes <= lists
+        and 1 <= probes <= min(lists, MOST_NEIGHBOURS)
     )
     if not right:
         raise NagfastError(f"{folder}: the lists do not fit the {len(nags)} targets; build the index again")

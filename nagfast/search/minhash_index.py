@@ -21,7 +21,7 @@ from nagfast.search.bands import BandTables, band_keys, choose_bands
 from nagfast.search.base import BuildOptions, Found
 
 Array = npt.NDArray[Any]
-MOST_VALUES = 1 << 14  # in a signature, of an index that is loaded
+MOST_VALUES = 1 << 14  # in a signature
 COMPARED = 8192  # pairs compared together: 9 MB at L = 28, K = 20
 
 
@@ -77,10 +77,13 @@ class MinHashIndex:
             num_neurons: N.
             options: the seed (of the permutations, as datasketch takes it) and threads.
             threshold: Jaccard similarity of the sets, above 0 and up to 1; targets below it are not returned.
-            num_perm: values in a signature.
+            num_perm: values in a signature, up to MOST_VALUES.
         """
+        if not 1 <= num_perm <= MOST_VALUES:
+            raise ArgumentError(f"num_perm: got {num_perm}; use 1 to {MOST_VALUES}, 128 is usual")
         bands, rows = choose_bands(threshold, num_perm)
-        chosen = {"threshold": threshold, "num_perm": num_perm, "seed": options.seed, "bands": bands, "rows": rows}
+        hashing = {"threshold": float(threshold), "num_perm": num_perm, "seed": options.seed}
+        chosen = hashing | {"bands": bands, "rows": rows}
         return cls(nags, num_neurons, chosen, options.threads)
 
     def signatures(self, nags: Array, threads: int | None = None) -> Array:

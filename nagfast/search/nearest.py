@@ -18,7 +18,15 @@ from nagfast.errors import ArgumentError, NagfastError, SpecMismatchError
 from nagfast.files import sync_folder, write_error
 from nagfast.schema import NagBatch, NagSpec
 from nagfast.search.base import Array, BuildOptions, Index
-from nagfast.search.folder import IndexRecord, prepare, read_record, read_targets, write_record, write_targets
+from nagfast.search.folder import (
+    IndexRecord,
+    id_column,
+    prepare,
+    read_record,
+    read_targets,
+    write_record,
+    write_targets,
+)
 from nagfast.search.neighbors import Neighbors
 from nagfast.targets import rows_in_order
 
@@ -99,7 +107,7 @@ class NearestTargets:
             raise ArgumentError(f"method: got {method!r}; use one of auto, {', '.join(METHODS)}")
         if not 0 < recall <= 1 or k < 1:
             raise ArgumentError(f"recall, k: got {recall} and {k}; use a share up to 1 and at least 1")
-        ids = pa.chunked_array([pa.array(map(str, range(len(targets))) if docids is None else docids, pa.string())])
+        ids = id_column(map(str, range(len(targets))) if docids is None else docids)
         if len(ids) != len(targets) or ids.null_count:
             raise ArgumentError(f"docids: got {len(ids)}, {ids.null_count} of them null, for {len(targets)} targets")
         if method == "auto":
@@ -162,9 +170,12 @@ class NearestTargets:
         return self.record.spec
 
     @property
-    def recall(self) -> float:
-        """Recall as measured at build time; 1 where every target is counted."""
-        return float(self.record.parameters.get("recall", 1.0))
+    def recall(self) -> float | None:
+        """Recall as measured at build time; 1 where every target is counted, None for minhash, which measures none."""
+        if self.method in ("exact", "gpu"):
+            return 1.0
+        found = self.record.parameters.get("recall")
+        return None if found is None else float(found)
 
     @property
     def targets(self) -> NagBatch:
@@ -189,12 +200,13 @@ class NearestTargets:
 
         Args:
             nags: documents of the same identity; a larger K is cut to the index's.
-            k: neighbours; where there are fewer targets, or fewer were found, the rest is -1.
+            k: neighbours, of exact and ivf up to 4,096; where there are fewer targets, or fewer were found, the rest
+                is -1.
             threads: CPU threads, default all.
 
         Raises:
             SpecMismatchError: NAGs that may not be compared with the targets.
-            ArgumentError: k below 1.
+            ArgumentError: k out of range.
         """
         if k < 1:
             raise ArgumentError(f"k: got {k}; use at least 1")
