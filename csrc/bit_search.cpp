@@ -239,15 +239,14 @@ struct Probed {
 
 Probed sort_probes(const int32_t* probes, int64_t width, int64_t first, int64_t last, int64_t lists) {
   Probed probed;
-  const auto repeated = [&](int64_t query, int64_t i) {
-    const int32_t* row = probes + query * width;
-    return std::find(row, row + i, row[i]) != row + i;
-  };
   const auto each = [&](const auto& visit) {
+    std::vector<int64_t> named(static_cast<size_t>(lists), first - 1);  // the last query that named each list
     for (int64_t query = first; query < last; ++query) {
       for (int64_t i = 0; i < width; ++i) {
         const int32_t list = probes[query * width + i];
-        if (list >= 0 && !repeated(query, i)) visit(query, static_cast<size_t>(list));
+        if (list < 0 || named[static_cast<size_t>(list)] == query) continue;
+        named[static_cast<size_t>(list)] = query;
+        visit(query, static_cast<size_t>(list));
       }
     }
   };

@@ -305,7 +305,8 @@ class Backbone:
                 raise NotPlainError(f"it looks plain, but {reason}")
         except NotPlainError as error:
             self.tier_reason = str(error)
-            log.debug("%s: generic tier (%s)", self.name, error)
+            level = logging.WARNING if self.device.type == "cuda" else logging.DEBUG  # several times slower on a GPU
+            log.log(level, "%s: generic tier (%s)", self.name, error)
             return None
         self.tier_reason = "plain family, checked"
         return fast
