@@ -305,7 +305,7 @@ class Backbone:
                 raise NotPlainError(f"it looks plain, but {reason}")
         except NotPlainError as error:
             self.tier_reason = str(error)
-            level = logging.WARNING if self.device.type == "cuda" else logging.DEBUG  # several times slower on a GPU
+            level = logging.WARNING if self.device.type == "cuda" else logging.DEBUG  # a user pays for a GPU
             log.log(level, "%s: generic tier (%s)", self.name, error)
             return None
         self.tier_reason = "plain family, checked"
