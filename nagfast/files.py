@@ -181,3 +181,15 @@ def clean_temporaries(folder: Path | str) -> list[Path]:
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+def remove(path: Path) -> None:
+    """Remove a file where it is there.
+
+    Raises:
+        NagfastError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error

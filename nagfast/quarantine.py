@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nagfast.errors import NagfastError
-from nagfast.files import atomic_write_text, clean_temporaries, write_error
+from nagfast.files import atomic_write_text, clean_temporaries, remove
 from nagfast.ranks import Rank
 
 ALONE = Rank()
@@ -93,7 +93,7 @@ class Quarantine:
         if bad:
             atomic_write_text(path, "".join(json.dumps(asdict(row)) + "\n" for row in bad))
         else:
-            self._remove(path)
+            remove(path)
 
     def write_file(self, source: Named, reason: str, rank: Rank = ALONE) -> None:
         """Note a file that could not be read to its end, why, and by which of several processes."""
@@ -116,7 +116,7 @@ class Quarantine:
                 noted = 0
             if (noted if isinstance(noted, int) and 0 <= noted < rank.world_size else 0) != rank.rank:
                 return
-        self._remove(path)
+        remove(path)
 
     def clear(self, sources: Iterable[str]) -> None:
         """Forget what is noted of some sources (their names); other files of the folder stay.
@@ -125,7 +125,7 @@ class Quarantine:
             NagfastError: a file cannot be removed.
         """
         for path in self._files_of(sources):
-            self._remove(path)
+            remove(path)
 
     def count(self, sources: Iterable[str], wanted: Callable[[str, int], bool] | None = None) -> int:
         """Bad rows noted of some sources (their names), of all their chunks or of those `wanted` is true for."""
@@ -196,13 +196,6 @@ class Quarantine:
 
     def _files(self, pattern: str) -> list[Path]:
         return sorted(path for path in self.folder.glob(pattern) if not path.name.startswith("."))
-
-    @staticmethod
-    def _remove(path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(path, error) from error
 
 
 def _damaged(path: Path, what: str) -> NagfastError:

@@ -23,7 +23,7 @@ import torch
 from nagfast.backbone import Backbone
 from nagfast.config import ScoreConfig
 from nagfast.errors import ArgumentError, NagfastError
-from nagfast.files import atomic_path, clean_temporaries, write_error
+from nagfast.files import atomic_path, clean_temporaries, remove
 from nagfast.overlap import Background, Prefetch
 from nagfast.progress import Progress
 from nagfast.ranks import Rank
@@ -187,7 +187,7 @@ class _Parts:
                 writer.write_table(table)
                 rows += len(table)
         for name in names:
-            self._remove(self._path(name))
+            remove(self._path(name))
         if all(path.exists() for path in self._all_outs):  # nobody writes parts any more
             with contextlib.suppress(OSError):
                 self.folder.rmdir()
@@ -202,10 +202,3 @@ class _Parts:
             return pq.read_table(path).select(["docid", *self.columns, *self.kept])
         except (OSError, pa.ArrowException, KeyError) as error:
             raise NagfastError(f"{path}: damaged ({str(error).splitlines()[0]}); remove it and run again") from error
-
-    @staticmethod
-    def _remove(path: Path) -> None:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(path, error) from error

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from nagfast.errors import ArgumentError, NagfastError, SpecMismatchError
-from nagfast.files import clean_temporaries, make_folder, write_error
+from nagfast.files import clean_temporaries, make_folder, remove
 from nagfast.manifest import (
     MANIFEST,
     is_store,
@@ -116,7 +116,7 @@ class StoreWriter:
             if not may_be_shard(path):
                 raise ArgumentError(f"{path}: is not a shard, nothing was removed; move it, or give another --out")
         for path in shard_files(self.path):
-            _remove(path)
+            remove(path)
 
     @functools.cached_property
     def _sources(self) -> dict[str, dict[str, Any] | None]:
@@ -246,10 +246,3 @@ class StoreWriter:
                     "give another --out, or --overwrite to replace the store"
                 )
         self._agreed.add(str(source["name"]))
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
